@@ -198,17 +198,43 @@ fn take_and_return_slots(engine: &Engine) {
     assert_eq!(allocated, 1);
 }
 
+/// A policy of one component, in YAML's flow style.
+fn engine_of(component: &str) -> Engine {
+    let text = format!("circuit: {{components: [{{flow_control: {{{component}}}}}]}}");
+    let engine = Engine::builder().policy_text("policy", text).build();
+    engine.expect("the policy is valid")
+}
+
 #[test]
-fn a_scheduler_with_a_free_slot_allocates_nothing() {
-    let engine = slots("concurrency_scheduler", 1, false);
-    let params = FlowParams::new().label("user", "42");
-    assert!(decide(&engine, &params));
-    let allocated = allocations(|| {
-        for _ in 0..1000 {
-            assert!(decide(&engine, &params));
-        }
-    });
-    assert_eq!(allocated, 0);
+fn a_scheduler_with_tokens_or_a_slot_at_hand_allocates_nothing_and_nor_does_a_sampler() {
+    const SCHEDULER: &str = "scheduler: {workloads: [{label_matcher: {match_labels: {user: '42'}}, \
+                             parameters: {priority: 7}}], fairness_label_key: user}";
+    let components = [
+        format!(
+            "concurrency_scheduler: {{selectors: [{{control_point: here}}], in_ports: \
+             {{max_concurrency: {{constant_signal: {{value: 1}}}}}}, concurrency_limiter: \
+             {{max_inflight_duration: 3600s, limit_by_label_key: user}}, {SCHEDULER}}}"
+        ),
+        format!(
+            "quota_scheduler: {{selectors: [{{control_point: here}}], in_ports: {{bucket_capacity: \
+             {{constant_signal: {{value: 1000000}}}}, fill_amount: {{constant_signal: {{value: \
+             1}}}}}}, rate_limiter: {{interval: 1s, limit_by_label_key: user}}, {SCHEDULER}}}"
+        ),
+        "sampler: {in_ports: {accept_percentage: {constant_signal: {value: 100}}}, parameters: \
+         {session_label_key: user, selectors: [{control_point: here}]}}"
+            .to_owned(),
+    ];
+    for component in components {
+        let engine = engine_of(&component);
+        let params = FlowParams::new().label("user", "42");
+        assert!(decide(&engine, &params));
+        let allocated = allocations(|| {
+            for _ in 0..1000 {
+                assert!(decide(&engine, &params));
+            }
+        });
+        assert_eq!(allocated, 0, "{component}");
+    }
 }
 
 #[test]

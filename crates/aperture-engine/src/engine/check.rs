@@ -1,5 +1,6 @@
 //! Checks for callers that need the full report, and what all checks with a collector share.
 
+use super::clock::DecisionTime;
 use super::collector::{DecisionEnd, OutputCollector, ReportCollector};
 use super::decision::MayWait;
 use super::flow_timer::FlowTimer;
@@ -94,7 +95,8 @@ impl Engine {
             lookup: input.cache_lookup.then_some(input.params),
             may_wait,
         };
-        let run = self.run(&live, &flow, options, &mut collector, |_, run| run);
+        let time = DecisionTime::new(&*self.shared.clock);
+        let run = self.run(&live, &flow, options, &time, &mut collector, |_, run| run);
         let meters = live.matched(&flow);
         match run {
             RunEnd::Decided(Decided {
@@ -102,7 +104,7 @@ impl Engine {
                 held,
                 undecided,
             }) => {
-                let flow_timer = FlowTimer::begin(self, meters);
+                let flow_timer = FlowTimer::begin(self, meters, &time);
                 let ticket = EngineTicket::new(held).with_flow_timer(flow_timer);
                 PendingDecision::Decided(Some(collector.finish(DecisionEnd {
                     flow: &flow,
@@ -112,7 +114,7 @@ impl Engine {
                 })))
             }
             RunEnd::Waits(suspended, held) => {
-                let flow = OwnedFlow::new(&flow, input.params, &*self.shared.clock);
+                let flow = OwnedFlow::new(&flow, input.params, &time);
                 let looks_up = input.cache_lookup;
                 let waiting =
                     WaitingFlow::new(self, flow, *suspended, held, collector, looks_up, meters);

@@ -1,5 +1,6 @@
 //! The clocks of the engine, and its nanoseconds.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -30,6 +31,40 @@ pub(crate) fn nanos(duration: Duration) -> Nanos {
 /// Converts nanoseconds; negative values become zero.
 pub(crate) fn duration(nanos: Nanos) -> Duration {
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(0))
+}
+
+/// The time of one decision. Reads the clock when a component first needs the time, and not again.
+#[derive(Debug)]
+pub(crate) struct DecisionTime<'a> {
+    /// `None` once the clock was read.
+    clock: Cell<Option<&'a dyn Clock>>,
+    now: Cell<Nanos>,
+}
+
+impl<'a> DecisionTime<'a> {
+    #[inline(always)]
+    pub(crate) const fn new(clock: &'a dyn Clock) -> Self {
+        Self {
+            clock: Cell::new(Some(clock)),
+            now: Cell::new(0),
+        }
+    }
+
+    /// Returns a time that was read before.
+    pub(crate) const fn at(now: Nanos) -> Self {
+        Self {
+            clock: Cell::new(None),
+            now: Cell::new(now),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn now(&self) -> Nanos {
+        if let Some(clock) = self.clock.take() {
+            self.now.set(nanos(clock.now()));
+        }
+        self.now.get()
+    }
 }
 
 /// A source of time for an [`Engine`](super::Engine).

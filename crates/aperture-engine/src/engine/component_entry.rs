@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::clock::{Nanos, duration, nanos};
-use super::decision::{ComponentDecision, DecisionStep};
+use super::decision::{ComponentDecision, DecisionStep, EngineDenial};
 use super::engine_flow::EngineFlow;
 use super::registry::Component;
 use crate::policy::{Policy, Selector};
@@ -123,6 +123,23 @@ impl ComponentEntry {
                 false
             }
         }
+    }
+
+    /// Returns true if the decision of the component is the decision about a flow that no other
+    /// component selects.
+    #[inline(always)]
+    pub(crate) fn decides_alone(&self, flow: &EngineFlow<'_, '_>) -> bool {
+        !flow.ramp_mode && self.step != DecisionStep::Ramps
+    }
+
+    /// Returns the denial of a flow that only this component rejects.
+    pub(crate) fn denial(&self, decision: &ComponentDecision) -> EngineDenial {
+        // No wait is reported if the component would reject the flow even after it.
+        let wait = match decision.unsatisfiable {
+            true => 0,
+            false => decision.wait,
+        };
+        self.step.denial(self.component.denied_code(), wait)
     }
 
     /// Returns true if the component decided about a flow. It did not if it was skipped because the

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::clock::DecisionTime;
 use super::collector::{NoReport, VerdictCollector};
 use super::decision::MayWait;
 use super::engine_flow::{CheckInput, EngineFlow};
@@ -149,10 +150,12 @@ impl Engine {
             lookup: None,
             may_wait: MayWait::of_params(params),
         };
+        let time = DecisionTime::new(&*self.shared.clock);
         self.run(
             &live,
             &flow,
             options,
+            &time,
             &mut NoReport,
             // Inlined at each of its calls, so that an accepted flow meets none of the matches.
             #[inline(always)]
@@ -164,7 +167,7 @@ impl Engine {
                 }) => {
                     context.undecided = undecided;
                     if live.times_flows() {
-                        let it = self.timed_ticket(&live, &flow, held);
+                        let it = self.timed_ticket(&live, &flow, held, &time);
                         return Check::Ready(Verdict::Accepted(ticket(it)));
                     }
                     Check::Ready(Verdict::Accepted(ticket(EngineTicket::new(held))))
@@ -174,11 +177,12 @@ impl Engine {
                     held,
                     ..
                 }) => {
-                    let it = self.timed_ticket(&live, &flow, held);
+                    let it = self.timed_ticket(&live, &flow, held, &time);
                     Check::Ready(Verdict::Rejected(denied.into(), ticket(it)))
                 }
                 RunEnd::Waits(suspended, held) => {
-                    Check::Pending(pending(self.wait(&live, &flow, params, *suspended, held)))
+                    let it = self.wait(&live, &flow, params, *suspended, held, &time);
+                    Check::Pending(pending(it))
                 }
             },
         )
@@ -203,8 +207,9 @@ impl Engine {
         live: &Snapshot,
         flow: &EngineFlow<'_, '_>,
         held: HeldSlots,
+        time: &DecisionTime<'_>,
     ) -> EngineTicket {
-        let flow_timer = FlowTimer::begin(self, live.matched(flow));
+        let flow_timer = FlowTimer::begin(self, live.matched(flow), time);
         EngineTicket::new(held).with_flow_timer(flow_timer)
     }
 
@@ -217,9 +222,10 @@ impl Engine {
         params: &FlowParams<'_>,
         suspended: Suspended,
         held: HeldSlots,
+        time: &DecisionTime<'_>,
     ) -> EnginePending {
         let meters = live.matched(flow);
-        let flow = OwnedFlow::new(flow, params, &*self.shared.clock);
+        let flow = OwnedFlow::new(flow, params, time);
         let collector = VerdictCollector::default();
         let waiting = WaitingFlow::new(self, flow, suspended, held, collector, false, meters);
         EnginePending::new(Box::pin(waiting))

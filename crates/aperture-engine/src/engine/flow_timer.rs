@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Engine;
-use super::clock::{Nanos, nanos};
+use super::clock::{DecisionTime, Nanos, nanos};
 use super::flux_meter::{FluxMeter, MatchedMeters};
 use aperture_core::FlowOutcome;
 
@@ -16,14 +16,19 @@ pub(crate) struct FlowTimer {
 }
 
 impl FlowTimer {
-    /// Starts measuring now. Returns `None` if no meter and no workload measures the flow.
+    /// Starts measuring at the time of the decision. Returns `None` if no meter and no workload
+    /// measures the flow.
     #[inline]
-    pub(crate) fn begin(engine: &Engine, meters: MatchedMeters) -> Option<Self> {
+    pub(crate) fn begin(
+        engine: &Engine,
+        meters: MatchedMeters,
+        time: &DecisionTime<'_>,
+    ) -> Option<Self> {
         if meters.is_empty() {
             return None;
         }
         Some(Self {
-            begun: nanos(engine.shared.clock.now()),
+            begun: time.now(),
             engine: engine.clone(),
             meters,
         })

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use smallvec::SmallVec;
 
-use super::clock::{Clock, Nanos, nanos};
+use super::clock::{DecisionTime, Nanos};
 use super::engine_flow::{EngineFlow, LATEST_DEADLINE, NO_DEADLINE};
 use aperture_core::{FlowParams, Labels};
 
@@ -24,7 +24,7 @@ impl OwnedFlow {
     pub(super) fn new(
         flow: &EngineFlow<'_, '_>,
         params: &FlowParams<'_>,
-        clock: &dyn Clock,
+        time: &DecisionTime<'_>,
     ) -> Self {
         let owned = |key: &Cow<'_, str>| Cow::Owned(String::from(&**key));
         let mut kept = FlowParams::new();
@@ -40,7 +40,7 @@ impl OwnedFlow {
             params: kept,
             deadline: match flow.time_left {
                 NO_DEADLINE => NO_DEADLINE,
-                left => nanos(clock.now()).saturating_add(left).min(LATEST_DEADLINE),
+                left => time.now().saturating_add(left).min(LATEST_DEADLINE),
             },
         }
     }

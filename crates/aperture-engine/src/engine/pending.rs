@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Sleep, sleep};
 
 use super::Engine;
-use super::clock::{Nanos, duration, nanos};
+use super::clock::{DecisionTime, Nanos, duration, nanos};
 use super::collector::{DecisionEnd, OutputCollector, ReportCollector, VerdictCollector};
 use super::flow_timer::FlowTimer;
 use super::flux_meter::MatchedMeters;
@@ -278,8 +278,9 @@ impl<C: OutputCollector> Future for WaitingFlow<C> {
             let lookup = this.looks_up.then_some(&this.flow.params);
             let mut observer = RunObserver::new(collector, &shared.caches, lookup);
             let (suspended, held) = (&mut *this.suspended, &mut *this.held);
+            let time = DecisionTime::at(now);
             let end = this.flow.with(now, |flow| {
-                suspended.resume(flow, &mut observer, held, clock)
+                suspended.resume(flow, &mut observer, held, &time)
             });
             let Some(result) = end else {
                 continue;
@@ -287,7 +288,7 @@ impl<C: OutputCollector> Future for WaitingFlow<C> {
             let collector = this.collector.take();
             let collector = collector.expect("only the end of the wait takes it");
             shared.decision_counters.count(result.is_ok());
-            let flow_timer = FlowTimer::begin(this.engine, std::mem::take(this.meters));
+            let flow_timer = FlowTimer::begin(this.engine, std::mem::take(this.meters), &time);
             let ticket = EngineTicket::new(std::mem::take(this.held)).with_flow_timer(flow_timer);
             return Poll::Ready(this.flow.with(0, |flow| {
                 collector.finish(DecisionEnd {

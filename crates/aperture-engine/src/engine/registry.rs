@@ -7,10 +7,10 @@
 use std::ops::Deref;
 use std::time::Duration;
 
-use super::clock::Nanos;
+use super::clock::{DecisionTime, Nanos};
 use super::component::{ComponentContext, FromPolicy, PolicyComponent};
 use super::control::{Actuator, Demand, Setting};
-use super::decision::{ComponentDecision, DecisionWithSlot, MayWait};
+use super::decision::{DecisionWithSlot, MayWait};
 use super::engine_flow::EngineFlow;
 use super::limiters::{
     AdaptiveLimiter, ConcurrencyLimiter, Limiter, RateLimiter, Sampler, SharedConcurrencyLimiter,
@@ -126,16 +126,17 @@ macro_rules! registry {
                 }
             }
 
-            /// Decides without waiting: a scheduler rejects a flow that would have to queue.
+            /// Decides about the flow, if the component is one at which no flow waits.
             #[inline(always)]
-            pub(crate) fn decide(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> DecisionWithSlot {
+            pub(crate) fn decide(
+                &self,
+                flow: &EngineFlow<'_, '_>,
+                time: &DecisionTime<'_>,
+            ) -> Option<DecisionWithSlot> {
                 match self {
                     $($(#[$limiter_attribute])*
-                    Self::$limiter(limiter) => limiter.decide(flow, now),)*
-                    _ => match self.schedule(flow, MayWait::No, now) {
-                        ScheduleResult::Decided(decided) => decided,
-                        _ => ComponentDecision::REJECTED.into(),
-                    },
+                    Self::$limiter(limiter) => Some(limiter.decide(flow, time)),)*
+                    _ => None,
                 }
             }
 
@@ -145,14 +146,14 @@ macro_rules! registry {
                 &self,
                 flow: &EngineFlow<'_, '_>,
                 may_wait: MayWait,
-                now: Nanos,
+                time: &DecisionTime<'_>,
             ) -> ScheduleResult {
                 match self {
                     $($(#[$limiter_attribute])*
-                    Self::$limiter(limiter) => ScheduleResult::Decided(limiter.decide(flow, now)),)*
+                    Self::$limiter(limiter) => ScheduleResult::Decided(limiter.decide(flow, time)),)*
                     $($(#[$scheduler_attribute])*
-                    Self::$scheduler(scheduler) => scheduler.schedule(flow, may_wait, now),)*
-                    $(Self::$shared(limiter) => limiter.ask(flow, may_wait, now),)*
+                    Self::$scheduler(scheduler) => scheduler.schedule(flow, may_wait, time),)*
+                    $(Self::$shared(limiter) => limiter.ask(flow, may_wait, time),)*
                 }
             }
 
@@ -167,7 +168,9 @@ macro_rules! registry {
             ) -> ScheduleResult {
                 match self {
                     $($(#[$limiter_attribute])*
-                    Self::$limiter(limiter) => ScheduleResult::Decided(limiter.decide(flow, now)),)*
+                    Self::$limiter(limiter) => {
+                        ScheduleResult::Decided(limiter.decide(flow, &DecisionTime::at(now)))
+                    })*
                     $($(#[$scheduler_attribute])*
                     Self::$scheduler(scheduler) => scheduler.resume(flow, answer, may_wait, now),)*
                     $(Self::$shared(limiter) => {

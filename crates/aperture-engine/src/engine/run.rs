@@ -2,12 +2,13 @@
 
 use super::Engine;
 use super::cache::EngineCaches;
-use super::clock::{Clock, nanos};
+use super::clock::DecisionTime;
 use super::collector::Collector;
 use super::component_entry::ComponentEntry;
 use super::decision::{ComponentDecision, DecisionStep, DecisionWithSlot, EngineDenial, MayWait};
 use super::engine_flow::EngineFlow;
 use super::held_slots::HeldSlots;
+use super::schedulers::ScheduleResult;
 use super::snapshot::Snapshot;
 use super::stages::{self, Observer, StepProgress, Suspended};
 use aperture_core::FlowParams;
@@ -42,7 +43,7 @@ impl Engine {
     /// Decides about a flow as far as possible without waiting, and returns what `end` makes of the
     /// end. Flows that wait are counted when they are decided.
     ///
-    /// Most flows are accepted, and are selected by one limiter that decides at once, or by none.
+    /// Most flows are accepted, and are selected by one component that decides at once, or by none.
     /// Each of these two cases calls `end` itself, so that the result is made in its final place: to
     /// move a ticket costs about as much as to look up a key. All other cases share one call, to
     /// keep the inlined copies of `end` few.
@@ -52,38 +53,53 @@ impl Engine {
         live: &Snapshot,
         flow: &EngineFlow<'_, '_>,
         options: RunOptions<'_, '_>,
+        time: &DecisionTime<'_>,
         collector: &mut C,
         end: impl FnOnce(&mut C, RunEnd) -> R,
     ) -> R {
-        self.tick_loops(live);
+        // The control loops that are due may change what the components decide.
+        if live.control.is_on() {
+            live.control.catch_up(time.now());
+        }
         let run = match *live.index.matching(flow) {
             [] => {
-                let clock = &*self.shared.clock;
-                self.shared.unselected.note(live, flow.control_point, clock);
+                self.shared.unselected.note(live, flow.control_point, time);
                 if !flow.ramp_mode {
-                    let hit = self.look_up(flow, options, collector);
+                    let hit = self.look_up(flow, options, time, collector);
                     return end(collector, self.decided(Ok(()), HeldSlots::new(), !hit));
                 }
                 self.decided(Err(EngineDenial::NO_RAMP), HeldSlots::new(), false)
             }
-            [only]
-                if !flow.ramp_mode && live.index.component(only).step == DecisionStep::Limiters =>
-            {
-                let component = live.index.component(only);
-                let now = nanos(self.shared.clock.now());
-                let DecisionWithSlot { decision, slot } = component.component.decide(flow, now);
-                collector.on_decision(flow, component, &decision);
-                if !component.rejects(&decision) {
-                    let decided = component.has_decided(flow, &decision);
-                    let hit = self.look_up(flow, options, collector);
-                    let held = HeldSlots::of(slot);
-                    return end(collector, self.decided(Ok(()), held, !decided && !hit));
+            [only] if live.index.component(only).decides_alone(flow) => 'run: {
+                let entry = live.index.component(only);
+                let hit = entry.step == DecisionStep::Schedulers
+                    && self.look_up(flow, options, time, collector);
+                if hit {
+                    break 'run self.decided(Ok(()), HeldSlots::new(), false);
                 }
-                let code = component.component.denied_code();
-                let result = Err(DecisionStep::Limiters.denial(code, decision.wait));
-                self.decided(result, HeldSlots::new(), false)
+                let DecisionWithSlot { decision, slot } = match entry.component.decide(flow, time) {
+                    Some(decided) => decided,
+                    None => match stages::schedule(entry, flow, options.may_wait, time) {
+                        ScheduleResult::Decided(decided) => decided,
+                        waits => {
+                            let may_wait = options.may_wait;
+                            let suspended = Suspended::at(entry, waits, may_wait, time);
+                            break 'run RunEnd::Waits(Box::new(suspended), HeldSlots::new());
+                        }
+                    },
+                };
+                collector.on_decision(flow, entry, &decision);
+                if entry.rejects(&decision) {
+                    let result = Err(entry.denial(&decision));
+                    break 'run self.decided(result, HeldSlots::new(), false);
+                }
+                let decided = entry.has_decided(flow, &decision);
+                let hit = entry.step != DecisionStep::Schedulers
+                    && self.look_up(flow, options, time, collector);
+                let held = HeldSlots::of(slot);
+                return end(collector, self.decided(Ok(()), held, !decided && !hit));
             }
-            ref all => self.run_steps(live, all, flow, options, collector),
+            ref all => self.run_steps(live, all, flow, options, time, collector),
         };
         end(collector, run)
     }
@@ -114,13 +130,13 @@ impl Engine {
         &self,
         flow: &EngineFlow<'_, '_>,
         options: RunOptions<'_, '_>,
+        time: &DecisionTime<'_>,
         collector: &mut impl Collector,
     ) -> bool {
         let Some(params) = options.lookup else {
             return false;
         };
-        let shared = &*self.shared;
-        look_up(&shared.caches, params, flow, &*shared.clock, collector)
+        look_up(&self.shared.caches, params, flow, time, collector)
     }
 
     /// Runs a flow through all steps of its components.
@@ -131,16 +147,16 @@ impl Engine {
         matching: &[u32],
         flow: &EngineFlow<'_, '_>,
         options: RunOptions<'_, '_>,
+        time: &DecisionTime<'_>,
         collector: &mut C,
     ) -> RunEnd {
-        let clock = &*self.shared.clock;
         let mut held = HeldSlots::new();
         let lookup = options.lookup;
         let mut observer = RunObserver::new(collector, &self.shared.caches, lookup);
         let progress = stages::run_all(
             &live.index,
             matching,
-            clock,
+            time,
             flow,
             options.may_wait,
             &mut observer,
@@ -152,14 +168,6 @@ impl Engine {
         };
         let undecided = result.is_ok() && !observer.decided;
         self.decided(result, held, undecided)
-    }
-
-    /// Runs the control loops that are due, because they may change what the components decide.
-    #[inline(always)]
-    fn tick_loops(&self, live: &Snapshot) {
-        if live.control.is_on() {
-            live.control.catch_up(nanos(self.shared.clock.now()));
-        }
     }
 }
 
@@ -201,11 +209,11 @@ impl<C: Collector> Observer for RunObserver<'_, '_, C> {
     }
 
     #[inline(always)]
-    fn look_up(&mut self, flow: &EngineFlow<'_, '_>, clock: &dyn Clock) -> bool {
+    fn look_up(&mut self, flow: &EngineFlow<'_, '_>, time: &DecisionTime<'_>) -> bool {
         let Some(params) = self.lookup else {
             return false;
         };
-        let hit = look_up(self.caches, params, flow, clock, self.collector);
+        let hit = look_up(self.caches, params, flow, time, self.collector);
         // A hit decides the flow, because schedulers are skipped then.
         self.decided |= hit;
         hit
@@ -218,13 +226,12 @@ fn look_up(
     caches: &EngineCaches,
     params: &FlowParams<'_>,
     flow: &EngineFlow<'_, '_>,
-    clock: &dyn Clock,
+    time: &DecisionTime<'_>,
     collector: &mut impl Collector,
 ) -> bool {
     let result_key = params.result_cache_key.as_deref().unwrap_or("");
     let global_keys = params.global_cache_keys.iter().map(|key| &**key);
-    let now = nanos(clock.now());
-    let found = caches.look_up(flow.control_point, result_key, global_keys, now);
+    let found = caches.look_up(flow.control_point, result_key, global_keys, time.now());
     let hit = found.result_value().is_some();
     collector.on_lookup(found);
     hit

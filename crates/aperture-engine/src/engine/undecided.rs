@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::clock::Clock;
+use super::clock::{DecisionTime, duration};
 use super::snapshot::Snapshot;
 use super::sync::{AtomicU64, Mutex, lock};
 use aperture_core::first_seen::FirstSeen;
@@ -33,15 +33,15 @@ impl UnselectedControlPoints {
     /// points that no policy selects at all: about the first ones by name, about further ones by
     /// their number, once a minute.
     #[inline(never)]
-    pub(super) fn note(&self, live: &Snapshot, control_point: &str, clock: &dyn Clock) {
+    pub(super) fn note(&self, live: &Snapshot, control_point: &str, time: &DecisionTime<'_>) {
         if control_point.len() > MAX_NAME_BYTES || live.selects(control_point) {
             return;
         }
         if self.seen.is_new(control_point) {
-            self.add(control_point, clock.now().as_secs());
+            self.add(control_point, duration(time.now()).as_secs());
         }
         if self.unlogged.load(Relaxed) > 0 {
-            self.log_count(clock.now().as_secs());
+            self.log_count(duration(time.now()).as_secs());
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod adaptive;
 mod caches;
+mod clock;
 mod code;
 mod counting;
 mod deviations;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use super::in_flight_slots::{Admission, InFlightSlots};
 use super::{FlowKey, Limiter, requested_tokens};
 use crate::engine::atomic_signal::AtomicSignal;
-use crate::engine::clock::{Clock, Nanos, nanos};
+use crate::engine::clock::{Clock, DecisionTime, Nanos, nanos};
 use crate::engine::component::{
     ComponentContext, FromPolicy, LabelledSlots, PolicyComponent, ReportedKind,
 };
@@ -253,7 +253,7 @@ impl FromPolicy for ConcurrencyLimiter {
 
 impl Limiter for ConcurrencyLimiter {
     #[inline(always)]
-    fn decide(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> DecisionWithSlot {
+    fn decide(&self, flow: &EngineFlow<'_, '_>, time: &DecisionTime<'_>) -> DecisionWithSlot {
         let tokens = requested_tokens(self.tokens_key.as_deref(), flow);
         let (Some(capacity), FlowKey::Present(key)) = (self.rules.capacity(), self.rules.key(flow))
         else {
@@ -262,6 +262,7 @@ impl Limiter for ConcurrencyLimiter {
         if flow.time_left <= DEADLINE_MARGIN {
             return ComponentDecision::REJECTED.into();
         }
+        let now = time.now();
         let key_slots = self.key_slots(key, now);
         let lifetime = self.rules.lifetime();
         let admission = lock(&key_slots.slots).enter(tokens, capacity, now, lifetime);

@@ -17,7 +17,7 @@ mod shared_concurrency_limiter;
 mod shared_rate_limiter;
 mod sum_tree;
 
-use super::clock::Nanos;
+use super::clock::{DecisionTime, Nanos};
 use super::component::PolicyComponent;
 use super::decision::{DecisionWithSlot, MayWait};
 use super::engine_flow::EngineFlow;
@@ -36,7 +36,7 @@ pub(crate) use self::shared_rate_limiter::SharedRateLimiter;
 /// A component that decides about a flow at once.
 pub(crate) trait Limiter: PolicyComponent {
     /// Decides about a flow, and takes its tokens or its slot if it accepts the flow.
-    fn decide(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> DecisionWithSlot;
+    fn decide(&self, flow: &EngineFlow<'_, '_>, time: &DecisionTime<'_>) -> DecisionWithSlot;
 }
 
 /// The key by which a flow is limited.
@@ -66,7 +66,12 @@ fn parse_tokens_label(key: &str, flow: &EngineFlow<'_, '_>) -> f64 {
 /// A limiter whose state is in a shared store.
 pub(crate) trait SharedLimiter: PolicyComponent {
     /// Asks the store about a flow, or decides without it.
-    fn ask(&self, flow: &EngineFlow<'_, '_>, may_wait: MayWait, now: Nanos) -> ScheduleResult;
+    fn ask(
+        &self,
+        flow: &EngineFlow<'_, '_>,
+        may_wait: MayWait,
+        time: &DecisionTime<'_>,
+    ) -> ScheduleResult;
 
     /// Decides by the answer of the store.
     fn resume(

@@ -10,7 +10,7 @@ use super::capacity_high_water::CapacityHighWater;
 use super::key_bucket::{BucketDecision, BucketRequest, BucketRules, PlainBucket, bucket_rules};
 use super::lazy_sync::LazySyncAccount;
 use super::{FlowKey, Limiter, requested_tokens};
-use crate::engine::clock::{Clock, Nanos};
+use crate::engine::clock::{Clock, DecisionTime, Nanos};
 use crate::engine::component::{
     ComponentContext, FillTimes, FromPolicy, PolicyComponent, ReportedKind,
 };
@@ -225,13 +225,13 @@ impl FromPolicy for RateLimiter {
 
 impl Limiter for RateLimiter {
     #[inline(always)]
-    fn decide(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> DecisionWithSlot {
+    fn decide(&self, flow: &EngineFlow<'_, '_>, time: &DecisionTime<'_>) -> DecisionWithSlot {
         let tokens = requested_tokens(self.tokens_key.as_deref(), flow);
         let FlowKey::Present(key) = self.key(flow) else {
             return ComponentDecision::not_evaluated(tokens).into();
         };
         let request = BucketRequest {
-            now,
+            now: time.now(),
             tokens,
             time_left: flow.time_left,
         };

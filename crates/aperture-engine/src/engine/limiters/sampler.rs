@@ -7,7 +7,7 @@ use ahash::RandomState;
 
 use super::Limiter;
 use crate::engine::atomic_signal::AtomicSignal;
-use crate::engine::clock::Nanos;
+use crate::engine::clock::{DecisionTime, Nanos};
 use crate::engine::component::{ComponentContext, FromPolicy, PolicyComponent, ReportedKind};
 use crate::engine::control::{Actuator, Setting};
 use crate::engine::decision::{ComponentDecision, DecisionStep, DecisionWithSlot};
@@ -91,7 +91,8 @@ impl FromPolicy for Sampler {
 }
 
 impl Limiter for Sampler {
-    fn decide(&self, flow: &EngineFlow<'_, '_>, _: Nanos) -> DecisionWithSlot {
+    #[inline(always)]
+    fn decide(&self, flow: &EngineFlow<'_, '_>, _: &DecisionTime<'_>) -> DecisionWithSlot {
         let session = self.session(flow);
         let value = session.unwrap_or_default();
         let accept = self.percentage.get() / 100.0;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::concurrency_limiter::{SlotRules, key_from_label};
 use super::{ConcurrencyLimiter, Limiter, SharedLimiter};
 use super::{FlowKey, requested_tokens};
-use crate::engine::clock::Nanos;
+use crate::engine::clock::{DecisionTime, Nanos};
 use crate::engine::component::{
     ComponentContext, FromPolicy, LabelledSlots, PolicyComponent, ReportedKind, StartedReturn,
 };
@@ -41,7 +41,7 @@ impl SharedConcurrencyLimiter {
             pass_through: f64::NAN,
         };
         self.share.apply(setting, now);
-        let mut decided = self.share.decide(flow, now);
+        let mut decided = self.share.decide(flow, &DecisionTime::at(now));
         decided.decision.without_store = true;
         decided
     }
@@ -106,7 +106,12 @@ impl FromPolicy for SharedConcurrencyLimiter {
 }
 
 impl SharedLimiter for SharedConcurrencyLimiter {
-    fn ask(&self, flow: &EngineFlow<'_, '_>, may_wait: MayWait, now: Nanos) -> ScheduleResult {
+    fn ask(
+        &self,
+        flow: &EngineFlow<'_, '_>,
+        may_wait: MayWait,
+        time: &DecisionTime<'_>,
+    ) -> ScheduleResult {
         let tokens = requested_tokens(self.tokens_key.as_deref(), flow);
         let (Some(capacity), FlowKey::Present(key)) = (self.rules.capacity(), self.rules.key(flow))
         else {
@@ -116,6 +121,7 @@ impl SharedLimiter for SharedConcurrencyLimiter {
         if flow.time_left <= DEADLINE_MARGIN {
             return ScheduleResult::Decided(ComponentDecision::REJECTED.into());
         }
+        let now = time.now();
         // A limit that is not finite is none that engines could share.
         if may_wait == MayWait::No || !capacity.is_finite() {
             return ScheduleResult::Decided(self.decide_by_share(flow, capacity, now));

@@ -8,7 +8,7 @@ use super::shared_account::{AccountDecision, AccountRequest, SharedAccounts};
 use super::shared_buckets::SharedBuckets;
 use super::{FlowKey, requested_tokens};
 use super::{Limiter, RateLimiter, SharedLimiter};
-use crate::engine::clock::{Nanos, nanos};
+use crate::engine::clock::{DecisionTime, Nanos, nanos};
 use crate::engine::component::{
     ComponentContext, FillTimes, FromPolicy, PolicyComponent, ReportedKind,
 };
@@ -75,7 +75,7 @@ impl SharedRateLimiter {
 
     fn decide_by_share(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> DecisionWithSlot {
         self.adjust_share(now);
-        let DecisionWithSlot { decision, slot } = self.share.decide(flow, now);
+        let DecisionWithSlot { decision, slot } = self.share.decide(flow, &DecisionTime::at(now));
         let decision = ComponentDecision {
             without_store: true,
             ..decision
@@ -201,12 +201,18 @@ impl FromPolicy for SharedRateLimiter {
 }
 
 impl SharedLimiter for SharedRateLimiter {
-    fn ask(&self, flow: &EngineFlow<'_, '_>, may_wait: MayWait, now: Nanos) -> ScheduleResult {
+    fn ask(
+        &self,
+        flow: &EngineFlow<'_, '_>,
+        may_wait: MayWait,
+        time: &DecisionTime<'_>,
+    ) -> ScheduleResult {
         let tokens = requested_tokens(self.tokens_key.as_deref(), flow);
         let FlowKey::Present(key) = self.key(flow) else {
             let decision = ComponentDecision::not_evaluated(tokens);
             return ScheduleResult::Decided(decision.into());
         };
+        let now = time.now();
         let rules = self.current();
         // A limit that is not finite is none that engines could share.
         let Some(bucket) = rules.shared_settings().filter(|_| may_wait > MayWait::No) else {

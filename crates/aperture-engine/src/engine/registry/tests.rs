@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::engine::clock::Nanos;
+use crate::engine::clock::{DecisionTime, Nanos};
 use crate::engine::component::{ComponentContext, FromPolicy, PolicyComponent, ReportedKind};
 use crate::engine::control::{Actuator, Setting};
 use crate::engine::decision::{ComponentDecision, DecisionStep, DecisionWithSlot};
@@ -75,7 +75,7 @@ impl Actuator for TurnTaker {
 }
 
 impl Limiter for TurnTaker {
-    fn decide(&self, _: &EngineFlow<'_, '_>, _: Nanos) -> DecisionWithSlot {
+    fn decide(&self, _: &EngineFlow<'_, '_>, _: &DecisionTime<'_>) -> DecisionWithSlot {
         let before = self.flows.fetch_add(1, Ordering::Relaxed);
         DecisionWithSlot::from(ComponentDecision {
             dropped: before % 2 == 1,

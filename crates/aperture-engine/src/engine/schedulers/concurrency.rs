@@ -8,7 +8,7 @@ use super::token_source::{SourceReply, TakeRequest, TokenGrant, TokenSource};
 use super::wait_queue::WaitQueue;
 use super::workload::Workloads;
 use super::{ScheduleResult, Scheduler};
-use crate::engine::clock::Nanos;
+use crate::engine::clock::{DecisionTime, Nanos};
 use crate::engine::component::{
     ComponentContext, FromPolicy, LabelledSlots, PolicyComponent, ReportedKind,
 };
@@ -90,13 +90,19 @@ impl FromPolicy for ConcurrencyScheduler {
 }
 
 impl Scheduler for ConcurrencyScheduler {
-    fn schedule(&self, flow: &EngineFlow<'_, '_>, _: MayWait, now: Nanos) -> ScheduleResult {
+    fn schedule(
+        &self,
+        flow: &EngineFlow<'_, '_>,
+        _: MayWait,
+        time: &DecisionTime<'_>,
+    ) -> ScheduleResult {
         if self.slot_rules().capacity().is_none() {
             return accept_unlimited(false);
         }
         let FlowKey::Present(key) = self.slot_rules().key(flow) else {
             return accept_unlimited(true);
         };
+        let now = time.now();
         let request = self.workloads.request(flow, now, None);
         if request.tokens == 0.0 {
             return accept_without_tokens();
@@ -204,6 +210,10 @@ impl TokenSource for InFlightSlots {
 
     fn return_tokens(&mut self, _: &SlotRules, _: f64, grant: &TokenGrant, now: Nanos) -> bool {
         grant.slot.is_some_and(|id| self.leave(id, now))
+    }
+
+    fn release_slot(&mut self, id: RequestId) {
+        self.remove(id);
     }
 
     fn eviction_loss(&mut self, _: &SlotRules, last_used: Nanos, now: Nanos) -> EvictionLoss {

@@ -7,7 +7,7 @@ use super::load_tokens::{LoadSchedulerDecision, LoadTokens, UpstreamBehaviour};
 use super::wait_queue::WaitQueue;
 use super::workload::{WorkloadRequest, Workloads};
 use super::{ScheduleResult, Scheduler};
-use crate::engine::clock::{Nanos, nanos};
+use crate::engine::clock::{DecisionTime, Nanos, nanos};
 use crate::engine::component::{ComponentContext, FromPolicy, PolicyComponent, ReportedKind};
 use crate::engine::control::{Actuator, Demand, Setting};
 use crate::engine::decision::{ComponentDecision, DecisionStep, DecisionWithSlot, MayWait};
@@ -100,7 +100,13 @@ impl FromPolicy for LoadScheduler {
 }
 
 impl Scheduler for LoadScheduler {
-    fn schedule(&self, flow: &EngineFlow<'_, '_>, _: MayWait, now: Nanos) -> ScheduleResult {
+    fn schedule(
+        &self,
+        flow: &EngineFlow<'_, '_>,
+        _: MayWait,
+        time: &DecisionTime<'_>,
+    ) -> ScheduleResult {
+        let now = time.now();
         let request = self.request(flow, now);
         if request.tokens == 0.0 {
             return accept_without_tokens();

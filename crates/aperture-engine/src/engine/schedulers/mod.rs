@@ -31,7 +31,7 @@ pub(crate) use self::workload::{WorkloadRequest, Workloads};
 
 use std::sync::Arc;
 
-use super::clock::Nanos;
+use super::clock::{DecisionTime, Nanos};
 use super::component::PolicyComponent;
 use super::decision::{ComponentDecision, DecisionWithSlot, MayWait};
 use super::engine_flow::EngineFlow;
@@ -51,7 +51,12 @@ pub(crate) enum ScheduleResult {
 pub(crate) trait Scheduler: PolicyComponent {
     /// Decides about the flow, puts it in a queue, or asks the shared store. The caller makes a
     /// flow that may not wait leave the queue.
-    fn schedule(&self, flow: &EngineFlow<'_, '_>, may_wait: MayWait, now: Nanos) -> ScheduleResult;
+    fn schedule(
+        &self,
+        flow: &EngineFlow<'_, '_>,
+        may_wait: MayWait,
+        time: &DecisionTime<'_>,
+    ) -> ScheduleResult;
 
     /// Continues with the answer of the shared store.
     fn resume(

@@ -8,7 +8,7 @@ use super::quota_correction::with_taken;
 use super::quota_tokens::{QuotaRules, QuotaTokens};
 use super::workload::Workloads;
 use super::{ScheduleResult, Scheduler};
-use crate::engine::clock::Nanos;
+use crate::engine::clock::{DecisionTime, Nanos};
 use crate::engine::component::{
     ComponentContext, FillTimes, FromPolicy, PolicyComponent, ReportedKind,
 };
@@ -114,13 +114,19 @@ impl FromPolicy for QuotaScheduler {
 }
 
 impl Scheduler for QuotaScheduler {
-    fn schedule(&self, flow: &EngineFlow<'_, '_>, _: MayWait, now: Nanos) -> ScheduleResult {
+    fn schedule(
+        &self,
+        flow: &EngineFlow<'_, '_>,
+        _: MayWait,
+        time: &DecisionTime<'_>,
+    ) -> ScheduleResult {
         if self.inputs().passes_all() {
             return accept_unlimited(false);
         }
         let FlowKey::Present(key) = self.key(flow) else {
             return accept_unlimited(true);
         };
+        let now = time.now();
         let request = self.workloads.request(flow, now, None);
         let scheduled = match request.tokens == 0.0 {
             true => accept_without_tokens(),

@@ -10,7 +10,7 @@ use super::token_source::{TakeRequest, TokenGrant};
 use super::wait_queue::WaitQueue;
 use super::workload::{WorkloadRequest, Workloads};
 use super::{ConcurrencyScheduler, ScheduleResult, Scheduler};
-use crate::engine::clock::Nanos;
+use crate::engine::clock::{DecisionTime, Nanos};
 use crate::engine::component::{
     ComponentContext, FromPolicy, LabelledSlots, PolicyComponent, ReportedKind, StartedReturn,
 };
@@ -131,13 +131,19 @@ impl FromPolicy for SharedConcurrencyScheduler {
 }
 
 impl Scheduler for SharedConcurrencyScheduler {
-    fn schedule(&self, flow: &EngineFlow<'_, '_>, may_wait: MayWait, now: Nanos) -> ScheduleResult {
+    fn schedule(
+        &self,
+        flow: &EngineFlow<'_, '_>,
+        may_wait: MayWait,
+        time: &DecisionTime<'_>,
+    ) -> ScheduleResult {
         let Some(capacity) = self.slot_rules().capacity() else {
             return accept_unlimited(false);
         };
         let FlowKey::Present(key) = self.slot_rules().key(flow) else {
             return accept_unlimited(true);
         };
+        let now = time.now();
         let request = self.workloads.request(flow, now, None);
         if request.tokens == 0.0 {
             return accept_without_tokens();

@@ -11,7 +11,7 @@ use super::token_source::{TakeRequest, TokenGrant};
 use super::wait_queue::WaitQueue;
 use super::workload::{WorkloadRequest, Workloads};
 use super::{QuotaScheduler, ScheduleResult, Scheduler};
-use crate::engine::clock::Nanos;
+use crate::engine::clock::{DecisionTime, Nanos};
 use crate::engine::component::{
     ComponentContext, FillTimes, FromPolicy, PolicyComponent, ReportedKind,
 };
@@ -165,13 +165,19 @@ impl FromPolicy for SharedQuotaScheduler {
 }
 
 impl Scheduler for SharedQuotaScheduler {
-    fn schedule(&self, flow: &EngineFlow<'_, '_>, may_wait: MayWait, now: Nanos) -> ScheduleResult {
+    fn schedule(
+        &self,
+        flow: &EngineFlow<'_, '_>,
+        may_wait: MayWait,
+        time: &DecisionTime<'_>,
+    ) -> ScheduleResult {
         if self.inputs().passes_all() {
             return accept_unlimited(false);
         }
         let FlowKey::Present(key) = self.key(flow) else {
             return accept_unlimited(true);
         };
+        let now = time.now();
         let request = self.workloads.request(flow, now, None);
         let scheduled = match request.tokens == 0.0 {
             true => accept_without_tokens(),

@@ -254,6 +254,14 @@ impl TokenSource for SharedSlots {
         true
     }
 
+    fn release_slot(&mut self, id: RequestId) {
+        let released = self.share.remove(id);
+        self.freed |= released;
+        if !released {
+            self.outbox.return_slot(self.key, id);
+        }
+    }
+
     fn head_left(&mut self) {
         self.ask_again_at = Nanos::MIN;
         if let Some(ask) = self.ask.take() {

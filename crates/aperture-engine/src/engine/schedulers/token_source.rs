@@ -75,6 +75,10 @@ pub(crate) trait TokenSource: fmt::Debug + Send + Sized + 'static {
         now: Nanos,
     ) -> bool;
 
+    /// Returns a slot for a caller that ignores whether it was still held. Does nothing in a source
+    /// without slots.
+    fn release_slot(&mut self, _id: RequestId) {}
+
     /// Uses the reserved tokens, because the time they were reserved for has come.
     fn use_reserved(&mut self) {}
 

@@ -19,7 +19,7 @@ use crate::engine::decision::{ComponentDecision, DecisionWithSlot, OrderShift};
 use crate::engine::held_slots::{HeldSlot, SlotOwner};
 use crate::engine::request_id::RequestId;
 use crate::engine::shared::ReplyObserver;
-use crate::engine::sync::{Mutex, lock};
+use crate::engine::sync::{Mutex, MutexGuard, lock};
 
 /// How many requests are decided at once. Between batches, other threads get the lock.
 const BATCH_SIZE: usize = 32;
@@ -123,6 +123,18 @@ impl<S: TokenSource> WaitQueue<S> {
             drop(state);
             return ScheduleResult::Decided(self.decision(true, tokens, &grant, None));
         }
+        self.enqueue(state, request, now)
+    }
+
+    /// Puts a request in the queue, and decides about it if its turn comes at once.
+    #[inline(never)]
+    fn enqueue(
+        self: &Arc<Self>,
+        mut state: MutexGuard<'_, State<S>>,
+        request: &WorkloadRequest<'_>,
+        now: Nanos,
+    ) -> ScheduleResult {
+        let tokens = request.tokens;
         let inverse_priority = (1.0 / request.priority).min(MAX_COST);
         let arrival = Arrival {
             workload: &workload_id(request.workload, inverse_priority),
@@ -280,6 +292,19 @@ impl<S: TokenSource> ReplyObserver for WaitQueue<S> {
 impl<S: TokenSource> SlotOwner for WaitQueue<S> {
     fn return_slot(&self, id: RequestId) -> bool {
         self.return_tokens(0.0, Some(id), nanos(self.clock.now()))
+    }
+
+    /// Reads the clock only if a flow waits for the slot.
+    fn release_slot(&self, id: RequestId) {
+        let mut state = lock(&self.state);
+        state.source.release_slot(id);
+        let has_head = state.head.is_some();
+        let outbox = state.source.take_outbox();
+        drop(state);
+        S::send(&self.rules, outbox);
+        if has_head {
+            self.serve_now();
+        }
     }
 }
 

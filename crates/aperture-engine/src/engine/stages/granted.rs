@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use crate::engine::clock::Nanos;
+use crate::engine::clock::DecisionTime;
 use crate::engine::component_entry::ComponentEntry;
 use crate::engine::decision::ComponentDecision;
 use crate::engine::engine_flow::EngineFlow;
@@ -13,10 +13,14 @@ pub(super) type GrantedComponents<'a> =
 
 /// Returns what a batch granted before one of its components rejected the flow. Slots are returned
 /// by dropping them.
-pub(super) fn revert(granted: GrantedComponents<'_>, flow: &EngineFlow<'_, '_>, now: Nanos) {
+pub(super) fn revert(
+    granted: GrantedComponents<'_>,
+    flow: &EngineFlow<'_, '_>,
+    time: &DecisionTime<'_>,
+) {
     for (component, decision, slot) in granted {
         if !decision.key_missing && decision.consumed > 0.0 {
-            component.component.revert(flow, &decision, now);
+            component.component.revert(flow, &decision, time.now());
         }
         drop(slot);
     }

@@ -11,8 +11,8 @@ use smallvec::SmallVec;
 use self::granted::{GrantedComponents, revert};
 pub(crate) use self::observer::Observer;
 use self::round::SchedulerRound;
-pub(crate) use self::round::Suspended;
-use super::clock::{Clock, Nanos, nanos};
+pub(crate) use self::round::{Suspended, schedule};
+use super::clock::DecisionTime;
 use super::component_entry::ComponentEntry;
 use super::decision::{DecisionStep, DecisionWithSlot, EngineDenial, MayWait};
 use super::engine_flow::EngineFlow;
@@ -46,14 +46,13 @@ pub(crate) enum StepProgress {
 pub(crate) fn run_all(
     index: &Index,
     matching: &[u32],
-    clock: &dyn Clock,
+    time: &DecisionTime<'_>,
     flow: &EngineFlow<'_, '_>,
     may_wait: MayWait,
     observer: &mut impl Observer,
     held: &mut HeldSlots,
 ) -> StepProgress {
-    let now = nanos(clock.now());
-    if let Err(denied) = run_immediate(index, matching, now, flow, observer, held) {
+    if let Err(denied) = run_immediate(index, matching, time, flow, observer, held) {
         return StepProgress::Done(Err(denied));
     }
     let waiting: SmallVec<[&Arc<ComponentEntry>; 4]> = matching
@@ -62,7 +61,7 @@ pub(crate) fn run_all(
         .filter(|component| component.step >= DecisionStep::SharedLimiters)
         .collect();
     for step in WAITING_STEPS {
-        if step == DecisionStep::Schedulers && observer.look_up(flow, clock) {
+        if step == DecisionStep::Schedulers && observer.look_up(flow, time) {
             break;
         }
         let mut own = waiting
@@ -72,8 +71,8 @@ pub(crate) fn run_all(
         if own.peek().is_none() {
             continue;
         }
-        let mut round = SchedulerRound::begin(step, own.copied(), flow, may_wait, now);
-        if round.poll_members(flow, now, None).is_pending() {
+        let mut round = SchedulerRound::begin(step, own.copied(), flow, may_wait, time);
+        if round.poll_members(flow, time.now(), None).is_pending() {
             let later = waiting
                 .iter()
                 .filter(|component| component.step > step)
@@ -81,7 +80,7 @@ pub(crate) fn run_all(
                 .collect();
             return StepProgress::Waits(Box::new(Suspended { round, later }));
         }
-        if let Err(denied) = round.finish(flow, observer, held, now) {
+        if let Err(denied) = round.finish(flow, observer, held, time) {
             return StepProgress::Done(Err(denied));
         }
     }
@@ -92,7 +91,7 @@ pub(crate) fn run_all(
 fn run_immediate(
     index: &Index,
     matching: &[u32],
-    now: Nanos,
+    time: &DecisionTime<'_>,
     flow: &EngineFlow<'_, '_>,
     observer: &mut impl Observer,
     held: &mut HeldSlots,
@@ -111,7 +110,11 @@ fn run_immediate(
             if component.step != step {
                 continue;
             }
-            let DecisionWithSlot { decision, slot } = component.component.decide(flow, now);
+            let decided = component.component.decide(flow, time);
+            // The components of these steps decide at once.
+            let Some(DecisionWithSlot { decision, slot }) = decided else {
+                continue;
+            };
             observer.on_decision(flow, component, &decision);
             decisions += 1;
             if component.rejects(&decision) {
@@ -125,7 +128,7 @@ fn run_immediate(
             wait = decision.wait.max(wait);
         }
         if let Some(code) = denied {
-            revert(granted, flow, now);
+            revert(granted, flow, time);
             // Report no wait if one of the components would reject the flow even after it.
             return Err(step.denial(code, if unsatisfiable { 0 } else { wait }));
         }

@@ -1,6 +1,6 @@
 //! What the steps of a decision call for each decision and for the cache lookup.
 
-use crate::engine::clock::Clock;
+use crate::engine::clock::DecisionTime;
 use crate::engine::component_entry::ComponentEntry;
 use crate::engine::decision::ComponentDecision;
 use crate::engine::engine_flow::EngineFlow;
@@ -18,7 +18,7 @@ pub(crate) trait Observer {
     /// quota and load schedulers have accepted it. Returns true if the result cache has the
     /// response: the flow is then accepted without those schedulers.
     #[inline(always)]
-    fn look_up(&mut self, _flow: &EngineFlow<'_, '_>, _clock: &dyn Clock) -> bool {
+    fn look_up(&mut self, _flow: &EngineFlow<'_, '_>, _time: &DecisionTime<'_>) -> bool {
         false
     }
 }

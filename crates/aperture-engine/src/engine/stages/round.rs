@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use super::WAITING_STEPS;
 use super::granted::{GrantedComponents, revert};
 use super::observer::Observer;
-use crate::engine::clock::{Clock, Nanos, nanos};
+use crate::engine::clock::{DecisionTime, Nanos};
 use crate::engine::component_entry::ComponentEntry;
 use crate::engine::decision::{
     ComponentDecision, DecisionStep, DecisionWithSlot, EngineDenial, MayWait,
@@ -26,6 +26,24 @@ pub(crate) struct Suspended {
 }
 
 impl Suspended {
+    /// Returns a flow that waits for its only component.
+    pub(crate) fn at(
+        component: &Arc<ComponentEntry>,
+        scheduled: ScheduleResult,
+        may_wait: MayWait,
+        time: &DecisionTime<'_>,
+    ) -> Self {
+        Self {
+            round: SchedulerRound {
+                step: component.step,
+                begun: time.now(),
+                may_wait,
+                members: SmallVec::from_iter([(Arc::clone(component), scheduled)]),
+            },
+            later: SmallVec::new(),
+        }
+    }
+
     /// Continues with the steps after a round that is over. Returns `Some` at the end of the
     /// decision.
     pub(crate) fn resume(
@@ -33,15 +51,14 @@ impl Suspended {
         flow: &EngineFlow<'_, '_>,
         observer: &mut impl Observer,
         held: &mut HeldSlots,
-        clock: &dyn Clock,
+        time: &DecisionTime<'_>,
     ) -> Option<Result<(), EngineDenial>> {
-        let now = nanos(clock.now());
-        if let Err(denied) = self.round.finish(flow, observer, held, now) {
+        if let Err(denied) = self.round.finish(flow, observer, held, time) {
             return Some(Err(denied));
         }
         let done = self.round.step;
         for step in WAITING_STEPS.into_iter().filter(|step| *step > done) {
-            if step == DecisionStep::Schedulers && observer.look_up(flow, clock) {
+            if step == DecisionStep::Schedulers && observer.look_up(flow, time) {
                 return Some(Ok(()));
             }
             let (own, later): (SmallVec<[_; 2]>, _) = std::mem::take(&mut self.later)
@@ -50,7 +67,7 @@ impl Suspended {
             self.later = later;
             if !own.is_empty() {
                 let may_wait = self.round.may_wait;
-                self.round = SchedulerRound::begin(step, own.iter(), flow, may_wait, now);
+                self.round = SchedulerRound::begin(step, own.iter(), flow, may_wait, time);
                 return None;
             }
         }
@@ -78,7 +95,7 @@ impl Suspended {
                 granted.push((component, decided.decision, None));
             }
         }
-        revert(granted, flow, now);
+        revert(granted, flow, &DecisionTime::at(now));
     }
 }
 
@@ -97,20 +114,18 @@ impl SchedulerRound {
         members: impl Iterator<Item = &'a Arc<ComponentEntry>>,
         flow: &EngineFlow<'_, '_>,
         may_wait: MayWait,
-        now: Nanos,
+        time: &DecisionTime<'_>,
     ) -> Self {
         // All members ask a shared store here, one after the other, so that they share a round trip.
         let members = members.map(|component| {
-            component.check_budget(flow);
-            let may_wait = may_wait_for(component, may_wait);
-            let scheduled = component.component.schedule(flow, may_wait, now);
-            (Arc::clone(component), leave_if_not(may_wait, scheduled))
+            let scheduled = schedule(component, flow, may_wait, time);
+            (Arc::clone(component), scheduled)
         });
         Self {
             step,
-            begun: now,
             may_wait,
             members: members.collect(),
+            begun: time.now(),
         }
     }
 
@@ -197,7 +212,7 @@ impl SchedulerRound {
         flow: &EngineFlow<'_, '_>,
         observer: &mut impl Observer,
         held: &mut HeldSlots,
-        now: Nanos,
+        time: &DecisionTime<'_>,
     ) -> Result<(), EngineDenial> {
         let members = std::mem::take(&mut self.members);
         let mut denied = None;
@@ -228,13 +243,26 @@ impl SchedulerRound {
             }
         }
         if let Some(code) = denied {
-            revert(granted, flow, now);
+            revert(granted, flow, time);
             // Report no wait if one of the components would reject the flow even after it.
             return Err(self.step.denial(code, if unsatisfiable { 0 } else { wait }));
         }
         held.extend(granted.into_iter().filter_map(|(_, _, slot)| slot));
         Ok(())
     }
+}
+
+/// Lets a component of a step in which flows may wait decide about a flow.
+#[inline(always)]
+pub(crate) fn schedule(
+    component: &ComponentEntry,
+    flow: &EngineFlow<'_, '_>,
+    may_wait: MayWait,
+    time: &DecisionTime<'_>,
+) -> ScheduleResult {
+    component.check_budget(flow);
+    let may_wait = may_wait_for(component, may_wait);
+    leave_if_not(may_wait, component.component.schedule(flow, may_wait, time))
 }
 
 /// Returns what a flow may wait for at a component: for no queue of one that is not enforced.

@@ -22,7 +22,7 @@ use self::tuning::Tuning;
 use super::Limiter;
 use super::concurrency_limiter::{SlotRules, decision_of, key_from_label};
 use super::{FlowKey, requested_tokens};
-use crate::engine::clock::{Clock, Nanos};
+use crate::engine::clock::{Clock, DecisionTime, Nanos};
 use crate::engine::component::{
     ComponentContext, FromPolicy, LabelledSlots, PolicyComponent, ReportedKind,
 };
@@ -123,7 +123,7 @@ impl FromPolicy for AdaptiveLimiter {
 }
 
 impl Limiter for AdaptiveLimiter {
-    fn decide(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> DecisionWithSlot {
+    fn decide(&self, flow: &EngineFlow<'_, '_>, time: &DecisionTime<'_>) -> DecisionWithSlot {
         let tokens = requested_tokens(self.tokens_key.as_deref(), flow);
         let (Some(_), FlowKey::Present(key)) = (self.rules.capacity(), self.rules.key(flow)) else {
             return ComponentDecision::not_evaluated(tokens).into();
@@ -131,6 +131,7 @@ impl Limiter for AdaptiveLimiter {
         if flow.time_left <= DEADLINE_MARGIN {
             return ComponentDecision::REJECTED.into();
         }
+        let now = time.now();
         let key_slots = self.key_slots(key, now);
         let admission = key_slots.enter(tokens, now, self.rules.lifetime());
         DecisionWithSlot {
