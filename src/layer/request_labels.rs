@@ -21,7 +21,7 @@ pub(super) struct RequestLabels<'a> {
     all: OnceCell<Labels<'a>>,
 }
 
-/// What an extractor can tell about one label.
+/// The value of one label, as far as an extractor can read it alone.
 pub(super) enum LabelValue<'a> {
     /// The value, borrowed from the request or the settings; `None` if the flow lacks the label.
     Borrowed(Option<&'a str>),

@@ -11,6 +11,7 @@ use tower_aperture::pb::check::limiter_decision::{Details, LimiterReason, RateLi
 use tower_aperture::pb::check::{
     CacheLookupResponse, CacheLookupStatus, CheckResponse, KeyLookupResponse, LimiterDecision,
 };
+use tower_aperture::policy::{Policy, RateLimit};
 use tower_aperture::{ApertureClient, ApertureLayer, FlowParams, HttpAttributes};
 
 use super::Recorded;
@@ -444,9 +445,12 @@ async fn an_agents_limiter_that_found_no_key_is_logged_once_and_not_counted() {
 }
 
 #[tokio::test]
-async fn shortened_values_are_counted_in_stats_and_metrics() {
+async fn shortened_values_that_a_policy_reads_are_counted_in_stats_and_metrics() {
     let recorded = Recorded::here();
-    let client = ApertureClient::embedded(engine(&[]));
+    let limit = RateLimit::per_second(100).by("user");
+    let policy = Policy::new("per-user").at("a").limit(limit);
+    let engine = Engine::builder().policy(policy).build();
+    let client = ApertureClient::embedded(engine.expect("a valid policy"));
     let layer = ApertureLayer::new(client.clone(), "a").label_from_header("user", "x-user");
     let inner = service_fn(async |_: Request<()>| {
         Ok::<_, Infallible>(Response::new(Full::new("hello".as_bytes())))

@@ -39,7 +39,7 @@ pub(crate) type LabelsHook = Arc<dyn for<'h> Fn(RequestHead<'h>, &mut Labels<'h>
 #[derive(Clone)]
 pub(crate) struct LabelExtractor {
     sources: Vec<LabelSource>,
-    /// Whether a source adds any number of labels.
+    /// True if a source adds any number of labels.
     has_closures: bool,
     constants: Vec<(Cow<'static, str>, Cow<'static, str>)>,
     /// The keys of the layer's own labels, without duplicates. `baggage` sets none of them.
