@@ -68,7 +68,7 @@ impl Decider for ApertureClient {
             let kinds = (TicketKind::Embedded, PendingKind::Embedded);
             return self.decide_by(backend, timer, control_point, params, labels, kinds);
         }
-        // Nobody reads the labels of a flow that nothing decides about.
+        // A disabled client makes no decision, so it reads no labels.
         if !matches!(self.inner.backend, AnyBackend::Disabled) {
             labels.fill(&mut params.labels);
         }

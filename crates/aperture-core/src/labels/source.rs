@@ -5,8 +5,8 @@ use std::fmt;
 
 use super::Labels;
 
-/// The labels of one flow, read on demand: a decider asks for the labels that its policies read,
-/// and a label that nobody asks for costs nothing.
+/// The labels of one flow, read on demand: a decider asks for the labels that its policies name,
+/// and the source does not read the others.
 ///
 /// [`Labels`] are the labels that exist already. A layer is a source that reads a header when its
 /// label is asked for.
