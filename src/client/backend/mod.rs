@@ -79,8 +79,9 @@ pub(super) trait Backend {
     /// Whether a check that is not decided at once waits in a scheduler of this process.
     const QUEUES_IN_PROCESS: bool;
 
-    /// Decides by these labels, with tickets and futures of another type, which the callbacks create in
-    /// their final place. A backend that sends or keeps all labels reads those of `params`. Sets `undecided` if the flow was accepted and no component decided about it.
+    /// Decides by these labels, with tickets and futures of another type, which the callbacks create
+    /// in their final place. A backend that sends or keeps all labels reads those of `params`. Sets
+    /// `undecided` if the flow was accepted and no component decided about it.
     fn decide_as<T, P>(
         &self,
         control_point: &str,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::flow::{LabelLimits, Labels};
 use crate::layer::error::{LayerError, unwrap_or_panic};
-use crate::layer::extract::{LabelSource, allowed_header};
+use crate::layer::extract::{LabelReader, allowed_header};
 use crate::layer::head::RequestHead;
 use crate::layer::layer::ApertureLayer;
 
@@ -57,8 +57,8 @@ impl<D, R> ApertureLayer<D, R> {
         key: impl Into<Cow<'static, str>>,
         header: impl AsRef<str>,
     ) -> Result<Self, LayerError> {
-        let source = LabelSource::Header(key.into(), allowed_header(header.as_ref())?);
-        Ok(self.set(|settings| settings.extract.add_source(source)))
+        let reader = LabelReader::Header(key.into(), allowed_header(header.as_ref())?);
+        Ok(self.set(|settings| settings.extract.add_reader(reader)))
     }
 
     /// Reads a label from the request with a closure or a reader; an empty text sets no label.
@@ -74,8 +74,8 @@ impl<D, R> ApertureLayer<D, R> {
     where
         F: for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Send + Sync + 'static,
     {
-        let source = LabelSource::Text(key.into(), Arc::new(read));
-        self.set(|settings| settings.extract.add_source(source))
+        let reader = LabelReader::Text(key.into(), Arc::new(read));
+        self.set(|settings| settings.extract.add_reader(reader))
     }
 
     /// Reads any number of labels from the request.
@@ -91,8 +91,8 @@ impl<D, R> ApertureLayer<D, R> {
     where
         F: for<'h> Fn(RequestHead<'h>, &mut Labels<'h>) + Send + Sync + 'static,
     {
-        let source = LabelSource::Labels(Arc::new(read));
-        self.set(|settings| settings.extract.add_source(source))
+        let reader = LabelReader::Labels(Arc::new(read));
+        self.set(|settings| settings.extract.add_reader(reader))
     }
 
     /// Sets whether members of the `baggage` header (W3C Baggage) become labels; on by default.

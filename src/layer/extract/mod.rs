@@ -1,5 +1,5 @@
 //! Extracts labels from request heads: the readers for users, and the list of a layer's label
-//! sources.
+//! readers.
 
 mod address;
 mod baggage;
@@ -27,19 +27,19 @@ pub use self::template::{grpc_method, grpc_service, path_template};
 use super::head::RequestHead;
 use super::request_labels::LabelValue;
 use crate::flow::labels::VALUE_LIMIT;
-use crate::flow::{self, LabelLimits, Labels, baggage as w3c};
+use crate::flow::{LabelLimits, LabelSource, Labels, baggage as w3c};
 
 /// A reader of one text, for a label, a control point or a cache key.
 pub(crate) type TextHook = Arc<dyn for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Send + Sync>;
 /// A function that adds labels of a request.
 pub(crate) type LabelsHook = Arc<dyn for<'h> Fn(RequestHead<'h>, &mut Labels<'h>) + Send + Sync>;
 
-/// Collects the labels of a request. Later sources override earlier ones, constants apply where no
-/// source has set the key, and `baggage` only adds labels with other keys.
+/// Collects the labels of a request. Later readers override earlier ones, constants apply where no
+/// reader has set the key, and `baggage` only adds labels with other keys.
 #[derive(Clone)]
 pub(crate) struct LabelExtractor {
-    sources: Vec<LabelSource>,
-    /// True if a source adds any number of labels.
+    readers: Vec<LabelReader>,
+    /// True if a reader adds any number of labels.
     has_closures: bool,
     constants: Vec<(Cow<'static, str>, Cow<'static, str>)>,
     /// The keys of the layer's own labels, without duplicates. `baggage` sets none of them.
@@ -52,9 +52,9 @@ pub(crate) struct LabelExtractor {
     pub(crate) value_limit: usize,
 }
 
-/// One source of labels.
+/// One reader of labels.
 #[derive(Clone)]
-pub(crate) enum LabelSource {
+pub(crate) enum LabelReader {
     /// A label from a header.
     Header(Cow<'static, str>, HeaderName),
     /// A label from a reader.
@@ -66,7 +66,7 @@ pub(crate) enum LabelSource {
 impl Default for LabelExtractor {
     fn default() -> Self {
         Self {
-            sources: Vec::new(),
+            readers: Vec::new(),
             has_closures: false,
             constants: Vec::new(),
             reserved: Vec::new(),
@@ -79,14 +79,14 @@ impl Default for LabelExtractor {
 }
 
 impl LabelExtractor {
-    pub(crate) fn add_source(&mut self, source: LabelSource) {
-        match &source {
-            LabelSource::Header(key, _) | LabelSource::Text(key, _) => {
+    pub(crate) fn add_reader(&mut self, reader: LabelReader) {
+        match &reader {
+            LabelReader::Header(key, _) | LabelReader::Text(key, _) => {
                 self.reserve_key(key.clone());
             }
-            LabelSource::Labels(_) => self.has_closures = true,
+            LabelReader::Labels(_) => self.has_closures = true,
         }
-        self.sources.push(source);
+        self.readers.push(reader);
     }
 
     /// Reserves a key for the layer, so that `baggage` cannot set it.
@@ -110,7 +110,7 @@ impl LabelExtractor {
 
     /// Returns the key of the first required label that is missing or empty.
     #[inline]
-    pub(crate) fn first_missing(&self, labels: &dyn flow::LabelSource) -> Option<&Arc<str>> {
+    pub(crate) fn first_missing(&self, labels: &dyn LabelSource) -> Option<&Arc<str>> {
         let mut required = self.required.iter();
         required.find(|key| labels.get(key).is_none_or(str::is_empty))
     }
@@ -131,13 +131,13 @@ impl LabelExtractor {
     /// Reads one label. The value is that of [`fill`](Self::fill). The extractor must
     /// [read on demand](Self::reads_on_demand).
     pub(super) fn value<'a>(&'a self, head: RequestHead<'a>, key: &str) -> LabelValue<'a> {
-        for source in self.sources.iter().rev() {
-            let value = match source {
-                LabelSource::Header(known, name) if known == key => (
+        for reader in self.readers.iter().rev() {
+            let value = match reader {
+                LabelReader::Header(known, name) if known == key => (
                     known,
                     header::label_value(head.headers(), name).unwrap_or_default(),
                 ),
-                LabelSource::Text(known, hook) if known == key => (known, hook(head)),
+                LabelReader::Text(known, hook) if known == key => (known, hook(head)),
                 _ => continue,
             };
             return match value {
@@ -158,25 +158,25 @@ impl LabelExtractor {
         }
     }
 
-    /// Adds all labels of a request. Each value from a source is bounded on its own, so that no
+    /// Adds all labels of a request. Each value from a reader is bounded on its own, so that no
     /// value takes the space of another one or of a constant. Members of `baggage` get the space
     /// that is left.
     pub(crate) fn fill<'a>(&'a self, head: RequestHead<'a>, labels: &mut Labels<'a>) {
         labels.collect_within(self.value_limit);
-        for source in &self.sources {
-            match source {
-                LabelSource::Header(key, name) => {
+        for reader in &self.readers {
+            match reader {
+                LabelReader::Header(key, name) => {
                     if let Some(value) = header::label_value(head.headers(), name) {
                         labels.set_named(key, value);
                     }
                 }
-                LabelSource::Text(key, hook) => {
+                LabelReader::Text(key, hook) => {
                     let value = hook(head);
                     if !value.is_empty() {
                         labels.set_named(key, value);
                     }
                 }
-                LabelSource::Labels(hook) => hook(head, labels),
+                LabelReader::Labels(hook) => hook(head, labels),
             }
         }
         labels.add_constants(&self.constants);
