@@ -1,6 +1,7 @@
 //! The slots that a flow holds until it ends, and the tokens that its end may correct.
 
 use std::fmt;
+use std::slice;
 use std::sync::Arc;
 
 use super::request_id::RequestId;
@@ -45,41 +46,44 @@ pub(crate) struct HeldSlot {
 /// The slots of one flow. Most flows hold none or one.
 // Not a `SmallVec`: tickets are moved often, and each word counts.
 #[derive(Debug, Default)]
-pub(crate) struct HeldSlots {
-    first: Option<HeldSlot>,
-    #[allow(clippy::box_collection)] // One word.
-    others: Option<Box<Vec<HeldSlot>>>,
+pub(crate) enum HeldSlots {
+    #[default]
+    None,
+    One(HeldSlot),
+    // One word, so that tickets stay small.
+    #[allow(clippy::box_collection)]
+    Many(Box<Vec<HeldSlot>>),
 }
 
 impl HeldSlots {
     #[inline(always)]
     pub(crate) const fn new() -> Self {
-        Self {
-            first: None,
-            others: None,
-        }
+        Self::None
     }
 
     #[inline(always)]
-    pub(crate) const fn of(first: Option<HeldSlot>) -> Self {
-        Self {
-            first,
-            others: None,
+    pub(crate) fn of(first: Option<HeldSlot>) -> Self {
+        match first {
+            None => Self::None,
+            Some(first) => Self::One(first),
         }
     }
 
     /// Returns true if the flow holds nothing.
     #[inline]
     pub(crate) const fn is_empty(&self) -> bool {
-        self.first.is_none() && self.others.is_none()
+        matches!(self, Self::None)
     }
 
     pub(crate) fn push(&mut self, held: HeldSlot) {
-        if self.first.is_none() {
-            self.first = Some(held);
-        } else {
-            self.others.get_or_insert_default().push(held);
-        }
+        *self = match std::mem::take(self) {
+            Self::None => Self::One(held),
+            Self::One(first) => Self::Many(Box::new(vec![first, held])),
+            Self::Many(mut all) => {
+                all.push(held);
+                Self::Many(all)
+            }
+        };
     }
 
     pub(crate) fn extend(&mut self, all: impl Iterator<Item = HeldSlot>) {
@@ -90,7 +94,7 @@ impl HeldSlots {
 
     /// Keeps the slots held after the value is dropped.
     pub(crate) fn leave_open(&mut self) {
-        for held in self.iter_mut() {
+        for held in self.all_mut() {
             held.by = None;
         }
     }
@@ -98,7 +102,7 @@ impl HeldSlots {
     /// Records that the head of the flow's response is there.
     #[inline]
     pub(crate) fn response_started(&mut self, outcome: FlowOutcome) {
-        for held in self.iter_mut() {
+        for held in self.all() {
             if let Some(by) = &held.by {
                 by.response_started(held.id, outcome);
             }
@@ -107,41 +111,57 @@ impl HeldSlots {
 
     /// Returns all slots of a flow that ended with this outcome.
     #[inline]
-    pub(crate) fn end(mut self, outcome: FlowOutcome) {
-        for held in self.iter_mut() {
-            if let Some(by) = held.by.take() {
-                by.release_ended(held.id, outcome);
-            }
+    pub(crate) fn end(self, outcome: FlowOutcome) {
+        match self {
+            Self::None => {}
+            Self::One(held) => held.end(outcome),
+            Self::Many(all) => all.into_iter().for_each(|held| held.end(outcome)),
         }
     }
 
     /// Returns one slot of a flow that ended with this outcome, and whether it was still held.
     pub(crate) fn return_slot(&mut self, id: RequestId, outcome: FlowOutcome) -> bool {
-        let held = self.iter_mut().find(|held| held.id == id);
+        let held = self.all_mut().iter_mut().find(|held| held.id == id);
         let by = held.and_then(|held| held.by.take());
         by.is_some_and(|by| by.return_ended(id, outcome))
     }
 
     /// Corrects the tokens that the flow took.
     pub(crate) fn settle(&self, actual_tokens: f64) {
-        self.owners().for_each(|by| by.settle(actual_tokens));
+        let owners = self.all().iter().filter_map(|held| held.by.as_ref());
+        owners.for_each(|by| by.settle(actual_tokens));
     }
 
-    fn owners(&self) -> impl Iterator<Item = &Arc<dyn SlotOwner>> {
-        let others = self.others.iter().flat_map(|others| others.iter());
-        let held = self.first.iter().chain(others);
-        held.filter_map(|held| held.by.as_ref())
+    #[inline]
+    fn all(&self) -> &[HeldSlot] {
+        match self {
+            Self::None => &[],
+            Self::One(held) => slice::from_ref(held),
+            Self::Many(all) => all,
+        }
     }
 
-    fn iter_mut(&mut self) -> impl Iterator<Item = &mut HeldSlot> {
-        let others = self.others.iter_mut().flat_map(|others| others.iter_mut());
-        self.first.iter_mut().chain(others)
+    #[inline]
+    fn all_mut(&mut self) -> &mut [HeldSlot] {
+        match self {
+            Self::None => &mut [],
+            Self::One(held) => slice::from_mut(held),
+            Self::Many(all) => all,
+        }
     }
 }
 
 impl HeldSlot {
     pub(crate) fn new(by: Arc<dyn SlotOwner>, id: RequestId) -> Self {
         Self { by: Some(by), id }
+    }
+
+    /// Returns the slot of a flow that ended with this outcome.
+    #[inline]
+    fn end(mut self, outcome: FlowOutcome) {
+        if let Some(by) = self.by.take() {
+            by.release_ended(self.id, outcome);
+        }
     }
 
     /// Returns the record of tokens that a flow took.

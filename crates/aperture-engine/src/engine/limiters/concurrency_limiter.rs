@@ -349,6 +349,7 @@ pub(crate) fn key_from_label<'a>(label_key: Option<&str>, label: &'a str) -> Opt
 const NO_ENTRY: u32 = u32::MAX;
 
 /// Returns the decision that an admission, or its refusal, is for a flow of `tokens`.
+#[inline(always)]
 pub(super) fn decision_of(admission: Admission, tokens: f64) -> ComponentDecision {
     let ok = admission.slot.is_some();
     ComponentDecision {

@@ -181,7 +181,9 @@ impl InFlightSlots {
     }
 
     fn add(&mut self, at: u32, tokens: f64) {
-        let whole = tokens.fract() == 0.0 && tokens.abs() <= WHOLE;
+        // The conversion of a number within the bounds cuts its fraction off. Not `f64::fract`, which
+        // is a function call on processors without SSE 4.1.
+        let whole = tokens.abs() <= WHOLE && f64::from(tokens as i32) == tokens;
         match &mut self.mixed {
             Some(sums) => sums.set(at as usize, tokens),
             None if whole => self.tokens += tokens,
