@@ -4,4 +4,7 @@
 //! own code. An [`ApertureClient`](crate::ApertureClient) and an embedded engine are deciders.
 //! [`Decider`] has an example.
 
-pub use crate::flow::{Check, Decider, Denial, LabelLosses, LabelSource, Ticket, Verdict};
+pub use crate::flow::{
+    Check, ControlPoint, ControlPointMemo, Decider, Denial, LabelLosses, LabelSource, Ticket,
+    Verdict,
+};

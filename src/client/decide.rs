@@ -9,8 +9,8 @@ use super::ticket::{ClientTicket, TicketKind, convert_check, empty_control_point
 use crate::flow::encode::{EncodedLabels, encode_baggage};
 use crate::flow::http::fit::FittedAttributes;
 use crate::flow::{
-    Caches, Check, Decider, FlowError, FlowErrorKind, FlowParams, HttpAttributes, LabelSource,
-    Verdict,
+    Caches, Check, ControlPoint, Decider, FlowError, FlowErrorKind, FlowParams, HttpAttributes,
+    LabelSource, Verdict,
 };
 use crate::meter::{CheckTimer, ClientCheckTimer};
 
@@ -41,38 +41,61 @@ impl Decider for ApertureClient {
             }
             AnyBackend::Embedded(backend) => {
                 let kinds = (TicketKind::Embedded, PendingKind::Embedded);
-                self.decide_by(backend, timer, control_point, params, &params.labels, kinds)
+                self.decide_by(
+                    backend,
+                    timer,
+                    control_point.into(),
+                    params,
+                    &params.labels,
+                    kinds,
+                )
             }
             AnyBackend::Remote(backend) => {
                 let kinds = (TicketKind::Remote, PendingKind::Remote);
-                self.decide_by(backend, timer, control_point, params, &params.labels, kinds)
+                self.decide_by(
+                    backend,
+                    timer,
+                    control_point.into(),
+                    params,
+                    &params.labels,
+                    kinds,
+                )
             }
             AnyBackend::Scripted(backend) => {
                 let kinds = (TicketKind::Scripted, PendingKind::Scripted);
-                self.decide_by(backend, timer, control_point, params, &params.labels, kinds)
+                self.decide_by(
+                    backend,
+                    timer,
+                    control_point.into(),
+                    params,
+                    &params.labels,
+                    kinds,
+                )
             }
         }
     }
 
     /// Reads the labels that an embedded engine asks for. With an Agent and with a script, reads all.
-    fn decide_from<'a>(
+    #[inline]
+    fn decide_from(
         &self,
-        control_point: &str,
-        params: &mut FlowParams<'a>,
-        labels: &'a dyn LabelSource,
+        control_point: ControlPoint<'_>,
+        params: &FlowParams<'_>,
+        labels: &dyn LabelSource,
     ) -> Check<Self::Ticket, Self::Pending> {
+        let name = control_point.name();
         if let AnyBackend::Embedded(backend) = &self.inner.backend
-            && !control_point.is_empty()
+            && !name.is_empty()
         {
-            let timer = self.start_check(control_point);
+            let timer = self.start_check(name);
             let kinds = (TicketKind::Embedded, PendingKind::Embedded);
             return self.decide_by(backend, timer, control_point, params, labels, kinds);
         }
         // A disabled client makes no decision, so it reads no labels.
-        if !matches!(self.inner.backend, AnyBackend::Disabled) {
-            labels.fill(&mut params.labels);
+        match self.inner.backend {
+            AnyBackend::Disabled => self.decide(name, params),
+            _ => self.decide(name, &params.with_labels_from(labels)),
         }
-        self.decide(control_point, params)
     }
 
     fn knows_control_point(&self, name: &str) -> Option<bool> {
@@ -136,7 +159,7 @@ impl ApertureClient {
         &self,
         backend: &B,
         mut timer: ClientCheckTimer,
-        control_point: &str,
+        control_point: ControlPoint<'_>,
         params: &FlowParams<'_>,
         labels: &dyn LabelSource,
         kinds: (
@@ -152,14 +175,17 @@ impl ApertureClient {
             labels,
             &mut undecided,
             |ticket| ticket_kind(ticket).into(),
-            |pending| self.pending(timer.take(), control_point, params, pending_kind(pending)),
+            |pending| {
+                let kind = pending_kind(pending);
+                self.pending(timer.take(), control_point.name(), params, kind)
+            },
         );
         self.count_losses(labels.losses());
         if let Check::Ready(verdict) = &mut check {
             self.record_verdict(
                 &mut timer,
                 params.shadow,
-                Some(control_point),
+                Some(control_point.name()),
                 undecided,
                 verdict,
             );

@@ -97,6 +97,15 @@ impl Ticket for ClientTicket {
         }
     }
 
+    fn take_quotas_with(&mut self, read: &mut dyn FnMut(&[Quota])) {
+        match &mut self.kind {
+            TicketKind::Embedded(ticket) => ticket.take_quotas_with(read),
+            TicketKind::Reported(ticket) => ticket.take_quotas_with(read),
+            TicketKind::Remote(ticket) => ticket.take_quotas_with(read),
+            TicketKind::Scripted(ticket) => ticket.take_quotas_with(read),
+        }
+    }
+
     fn take_http_extras(&mut self) -> Option<Box<HttpExtras>> {
         match &mut self.kind {
             TicketKind::Embedded(ticket) => ticket.take_http_extras(),

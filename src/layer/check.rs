@@ -14,7 +14,6 @@ use super::names::{ControlPointName, LabelNames, PolicyNames};
 use super::request_extras::RequestExtras;
 use super::request_labels::RequestLabels;
 use super::settings::{ControlPoint, Settings};
-use super::unreachable::{FailureMode, OnUnreachable};
 use crate::flow::{
     Check, Decider, Denial, FlowParams, LabelSource, RejectReason, Rejection, Ticket, TraceContext,
     Verdict,
@@ -57,10 +56,45 @@ impl Settings {
         head: RequestHead<'_>,
         plan: &mut RequestPlan,
     ) -> NextStep<D::Ticket, D::Pending> {
-        if self.skips(head) {
-            return NextStep::Run(None);
-        }
+        let Some(direct) = &self.direct else {
+            if self.skips(head) {
+                return NextStep::Run(None);
+            }
+            return self.start_with_params(decider, head, Deadline::of(head), plan);
+        };
         let deadline = Deadline::of(head);
+        if deadline.is_some() {
+            return self.start_with_params(decider, head, deadline, plan);
+        }
+        let names = LabelNames::new(&self.names, decider);
+        let labels = RequestLabels::new(&self.extract, head.naming_labels(&names));
+        match decider.decide_from(direct.control_point(), &direct.params, &labels) {
+            // The common case. A detour through `RequestAction` would move the guard again.
+            Check::Ready(Verdict::Accepted(ticket)) => NextStep::Run(match ticket.needs_end() {
+                true => Some(FlowGuard::accepted(
+                    ticket,
+                    head.method(),
+                    None,
+                    self.reports_quotas(),
+                )),
+                false => None,
+            }),
+            check => {
+                let name = direct.control_point().name();
+                self.follow_check(check, decider, name, head, plan)
+            }
+        }
+    }
+
+    /// Starts the check of a request that needs parameters of its own.
+    #[inline(never)]
+    fn start_with_params<D: Decider>(
+        &self,
+        decider: &D,
+        head: RequestHead<'_>,
+        deadline: Option<Deadline>,
+        plan: &mut RequestPlan,
+    ) -> NextStep<D::Ticket, D::Pending> {
         plan.deadline = deadline;
         let Some(ControlPointName { name, is_fallback }) = self.control_point(head, decider) else {
             return NextStep::Run(None);
@@ -76,10 +110,10 @@ impl Settings {
             let naming = head.naming_labels(&names);
             let labels = RequestLabels::new(&self.extract, naming);
             let on_demand = self.http.is_none() && self.extract.reads_on_demand();
-            let mut params = FlowParams::with_limits(self.extract.limits);
+            let mut params = self.shared_params();
             self.fill(naming, deadline, &mut params);
             if !on_demand {
-                self.extract.fill(naming, &mut params.labels);
+                self.fill_labels(naming, &mut params);
             }
             let missing = match on_demand {
                 true => self.missing_label(&labels),
@@ -104,7 +138,7 @@ impl Settings {
                 }
             }
             match &self.http {
-                None if on_demand => decider.decide_from(&name, &mut params, &labels),
+                None if on_demand => decider.decide_from((&*name).into(), &params, &labels),
                 None => decider.decide(&name, &params),
                 Some(http) => {
                     let limit = self.extract.value_limit;
@@ -119,13 +153,30 @@ impl Settings {
             {
                 NextStep::Run(self.accept_flow(ticket, head))
             }
+            check => self.follow_check(check, decider, &name, head, plan),
+        }
+    }
+
+    /// Returns the next step after a check whose request does not simply run.
+    #[inline(never)]
+    fn follow_check<D: Decider>(
+        &self,
+        check: Check<D::Ticket, D::Pending>,
+        decider: &D,
+        name: &str,
+        head: RequestHead<'_>,
+        plan: &mut RequestPlan,
+    ) -> NextStep<D::Ticket, D::Pending> {
+        let shared_name = || self.to_shared(name);
+        let followed = match check {
             Check::Ready(verdict) => {
-                match self.follow(verdict, Some(decider), &name, shared_name, head, plan) {
-                    Ok(action) => NextStep::Perform(action),
-                    Err(pending) => NextStep::Await(pending, shared_name()),
-                }
+                self.follow(verdict, Some(decider), name, shared_name, head, plan)
             }
-            Check::Pending(pending) => NextStep::Await(pending, shared_name()),
+            Check::Pending(pending) => Err(pending),
+        };
+        match followed {
+            Ok(action) => NextStep::Perform(action),
+            Err(pending) => NextStep::Await(pending, shared_name()),
         }
     }
 
@@ -184,8 +235,8 @@ impl Settings {
         })
     }
 
-    /// Sets all parameters except the labels. In place, because the parameters are too
-    /// large to move cheaply.
+    /// Sets the parameters that depend on the request, except the labels and the trace. In place,
+    /// because the parameters are too large to move cheaply.
     #[inline(always)]
     fn fill<'a>(
         &'a self,
@@ -193,7 +244,6 @@ impl Settings {
         deadline: Option<Deadline>,
         params: &mut FlowParams<'a>,
     ) {
-        params.check_timeout = self.check_timeout;
         if let Some(deadline) = deadline {
             params.caller_timeout = Some(deadline.time_left());
             if self.check_timeout.is_some() {
@@ -201,17 +251,16 @@ impl Settings {
                 params.check_timeout = params.budget(None);
             }
         }
-        params.ramp_mode = self.ramp_mode;
-        params.reject_unreachable = matches!(
-            self.on_unreachable,
-            Some(OnUnreachable::Always(FailureMode::Closed))
-        );
-        params.quotas = self.reports_quotas();
-        params.shadow = self.shadow;
-        params.trace_context = Some(TraceContext::from_headers(head.headers()));
         if self.result_cache_key.is_some() || !self.global_cache_keys.is_empty() {
             self.fill_cache_keys(head, params);
         }
+    }
+
+    /// Sets the labels and the trace, for deciders that get all of them.
+    #[inline(always)]
+    fn fill_labels<'a>(&'a self, head: RequestHead<'a>, params: &mut FlowParams<'a>) {
+        params.trace_context = Some(TraceContext::from_headers(head.headers()));
+        self.extract.fill(head, &mut params.labels);
     }
 
     #[inline(never)]
@@ -236,7 +285,7 @@ impl Settings {
     }
 
     #[inline]
-    fn needs_extras(&self) -> bool {
+    pub(super) fn needs_extras(&self) -> bool {
         self.expose_flow || self.response_lookup.is_some()
     }
 
@@ -251,10 +300,10 @@ impl Settings {
         deadline: Option<Deadline>,
     ) -> Check<D::Ticket, D::Pending> {
         let names = LabelNames::new(&self.names, decider);
-        let mut params = FlowParams::with_limits(self.extract.limits);
+        let mut params = self.shared_params();
         let naming = head.naming_labels(&names);
         self.fill(naming, deadline, &mut params);
-        self.extract.fill(naming, &mut params.labels);
+        self.fill_labels(naming, &mut params);
         decider.decide(control_point, &params)
     }
 }

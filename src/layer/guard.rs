@@ -9,7 +9,7 @@ use http::{HeaderMap, Method, StatusCode};
 use super::classifier::{SharedClassifier, TicketEnd};
 use super::grpc_web::GrpcWebReader;
 use super::head::{GRPC_STATUS, MethodKind, ResponseHead};
-use super::rate_limit_headers;
+use crate::flow::quota::fields;
 use crate::flow::{CacheLookup, FlowOutcome, FlowStatus, HttpExtras, Ticket};
 use crate::settlement;
 
@@ -109,7 +109,7 @@ impl<T: Ticket> FlowGuard<T> {
             && let Some(ticket) = &mut self.ticket
         {
             let rejected = self.phase == Phase::Rejected;
-            rate_limit_headers::append(headers, &ticket.take_quotas(), rejected);
+            ticket.take_quotas_with(&mut |quotas| fields::append(headers, quotas, rejected));
         }
     }
 

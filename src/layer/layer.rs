@@ -128,7 +128,9 @@ impl<D> ApertureLayer<D> {
 impl<D, R> ApertureLayer<D, R> {
     pub(crate) fn set(mut self, set: impl FnOnce(&mut Settings)) -> Self {
         // In place, unless a clone of the layer shares the settings.
-        set(&mut Arc::make_mut(&mut self.config).settings);
+        let settings = &mut Arc::make_mut(&mut self.config).settings;
+        set(settings);
+        settings.prepare_direct();
         self
     }
 }

@@ -1,12 +1,12 @@
-//! The labels of a request, read on demand: the layer reads a header only if a policy names its
-//! label.
+//! The labels and the trace of a request, read on demand: the layer reads a header only if a policy
+//! names its label.
 
 use std::cell::OnceCell;
 use std::fmt;
 
 use super::extract::LabelExtractor;
 use super::head::RequestHead;
-use crate::flow::{LabelLosses, LabelSource, Labels};
+use crate::flow::{LabelLosses, LabelSource, Labels, TraceContext};
 
 /// The labels of one request as the settings of its layer say.
 ///
@@ -78,6 +78,10 @@ impl LabelSource for RequestLabels<'_> {
     #[inline]
     fn losses(&self) -> LabelLosses {
         self.all.get().map(Labels::losses).unwrap_or_default()
+    }
+
+    fn trace_context(&self) -> Option<TraceContext<'_>> {
+        Some(TraceContext::from_headers(self.head.headers()))
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::classifier::SharedClassifier;
+use super::direct::DirectCheck;
 use super::extract::{LabelExtractor, TextHook};
 use super::guard::FlowGuard;
 use super::head::RequestHead;
@@ -67,6 +68,8 @@ pub(crate) struct Settings {
     pub(crate) expose_flow: bool,
     /// Makes the lookups of a response cache inside of the layer.
     pub(crate) response_lookup: Option<Arc<dyn ResponseLookup>>,
+    /// Set if requests need nothing but their labels. Derived from the other settings.
+    pub(crate) direct: Option<Box<DirectCheck>>,
 }
 
 pub(crate) struct Config<R> {
@@ -87,7 +90,7 @@ impl<R> Clone for Config<R> {
 
 impl Settings {
     pub(crate) fn new(control_point: ControlPoint) -> Self {
-        Self {
+        let mut settings = Self {
             control_point,
             names: Arc::default(),
             skip: Vec::new(),
@@ -105,7 +108,10 @@ impl Settings {
             http: None,
             expose_flow: false,
             response_lookup: None,
-        }
+            direct: None,
+        };
+        settings.prepare_direct();
+        settings
     }
 
     /// Returns the control point as an `Arc`, for use after the request has moved.

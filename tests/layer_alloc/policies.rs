@@ -49,14 +49,14 @@ fn an_accepted_request_allocates_nothing_whatever_decides() {
 }
 
 #[test]
-fn rate_limit_fields_make_at_most_six_allocations() {
+fn rate_limit_fields_make_at_most_four_allocations() {
     let limit = RateLimit::per_second(1_000_000).burst(1_000_000).by("user");
     let policy = at_checkout("rate").limit(limit);
     let (allocations, status) = under(policy, |layer| layer.rate_limit_headers(true));
     assert_eq!(status, 200);
-    // The list of quotas and its box, the text and its owner, and the two parts of the map of
-    // headers, which the response of the inner service lacks.
-    assert!(allocations <= 6, "{allocations} allocations");
+    // The quota with its ticket, the text, and the two parts of the map of headers, which the
+    // response of the inner service lacks.
+    assert!(allocations <= 4, "{allocations} allocations");
 }
 
 #[test]

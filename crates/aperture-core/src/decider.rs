@@ -4,8 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use super::{
-    CacheLookup, Caches, Denial, FlowError, FlowOutcome, FlowParams, HttpAttributes, HttpExtras,
-    LabelSource, Quota, SettleError,
+    CacheLookup, Caches, ControlPoint, Denial, FlowError, FlowOutcome, FlowParams, HttpAttributes,
+    HttpExtras, LabelSource, Quota, SettleError,
 };
 
 /// Decides whether flows may run. `ApertureClient` implements it, and your
@@ -57,19 +57,19 @@ pub trait Decider {
         params: &FlowParams<'_>,
     ) -> Check<Self::Ticket, Self::Pending>;
 
-    /// Decides about a flow whose labels are read on demand. `params` have no labels; the other
-    /// parameters are as in [`decide`](Self::decide).
+    /// Decides about a flow whose labels and trace are read on demand. `params` have neither; a layer
+    /// may pass the same ones for all its requests. Everything else is as in
+    /// [`decide`](Self::decide).
     ///
-    /// The default reads all labels and calls `decide`. A decider that reads few labels saves the
-    /// cost of the others.
-    fn decide_from<'a>(
+    /// The default copies the parameters, reads all labels and calls `decide`. A decider that reads
+    /// few labels saves the cost of the others.
+    fn decide_from(
         &self,
-        control_point: &str,
-        params: &mut FlowParams<'a>,
-        labels: &'a dyn LabelSource,
+        control_point: ControlPoint<'_>,
+        params: &FlowParams<'_>,
+        labels: &dyn LabelSource,
     ) -> Check<Self::Ticket, Self::Pending> {
-        labels.fill(&mut params.labels);
-        self.decide(control_point, params)
+        self.decide(control_point.name(), &params.with_labels_from(labels))
     }
 
     /// Decides about a flow by the attributes of its HTTP request, for layers that are
@@ -194,6 +194,12 @@ pub trait Ticket: Send + 'static {
     /// is none.
     fn take_quotas(&mut self) -> Vec<Quota> {
         Vec::new()
+    }
+
+    /// Takes the quotas like [`take_quotas`](Self::take_quotas), and passes them on without memory of
+    /// their own. The default calls `take_quotas`.
+    fn take_quotas_with(&mut self, read: &mut dyn FnMut(&[Quota])) {
+        read(&self.take_quotas());
     }
 
     /// Takes the headers and the body that came with a verdict of [`Decider::decide_http`]. Returns

@@ -111,6 +111,10 @@ impl<'a> Labels<'a> {
         }
     }
 
+    pub(crate) const fn limits(&self) -> LabelLimits {
+        self.limits
+    }
+
     /// Returns an empty set of labels without limits.
     #[doc(hidden)]
     pub fn unlimited() -> Self {

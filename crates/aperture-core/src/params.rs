@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::{LabelLimits, Labels, TraceContext};
+use super::{LabelLimits, LabelSource, Labels, TraceContext};
 
 /// The parameters of a flow, apart from its control point.
 ///
@@ -50,8 +50,9 @@ impl<'a> FlowParams<'a> {
     /// Returns parameters with no labels, the client's check timeout, no ramp mode, no cache keys
     /// and no trace.
     #[must_use]
+    #[inline]
     pub fn new() -> Self {
-        Self::default()
+        Self::with_limits(LabelLimits::default())
     }
 
     /// Returns parameters with no labels yet and these limits.
@@ -72,6 +73,38 @@ impl<'a> FlowParams<'a> {
         }
     }
 
+    /// Returns these parameters with the labels and the trace of a source.
+    #[must_use]
+    #[doc(hidden)]
+    pub fn with_labels_from<'s>(&'s self, source: &'s dyn LabelSource) -> FlowParams<'s> {
+        let mut labels = Labels::with_limits(self.labels.limits());
+        self.labels.fill(&mut labels);
+        source.fill(&mut labels);
+        FlowParams {
+            labels,
+            check_timeout: self.check_timeout,
+            caller_timeout: self.caller_timeout,
+            ramp_mode: self.ramp_mode,
+            result_cache_key: self.result_cache_key.as_deref().map(Cow::Borrowed),
+            global_cache_keys: self
+                .global_cache_keys
+                .iter()
+                .map(|key| Cow::Borrowed(&**key))
+                .collect(),
+            quotas: self.quotas,
+            shadow: self.shadow,
+            trace_context: self.trace_context.or_else(|| source.trace_context()),
+            reject_unreachable: self.reject_unreachable,
+        }
+    }
+
+    /// Returns whether the check looks up a cache.
+    #[inline]
+    #[doc(hidden)]
+    pub const fn looks_up_caches(&self) -> bool {
+        self.result_cache_key.is_some() || !self.global_cache_keys.is_empty()
+    }
+
     /// Returns whether the flow does not run if it is unreachable.
     #[doc(hidden)]
     pub const fn fails_closed(&self) -> bool {
@@ -84,6 +117,7 @@ impl<'a> FlowParams<'a> {
     /// [limits](LabelLimits) have no room for it. Use [`client_label`](Self::client_label) for a
     /// value that a client chose.
     #[must_use]
+    #[inline]
     pub fn label(mut self, key: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, str>>) -> Self {
         self.labels.insert(key, value);
         self

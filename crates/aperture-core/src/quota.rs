@@ -1,7 +1,12 @@
 //! The quota of a flow's key.
 
+#[doc(hidden)]
+pub mod fields;
+
 use std::sync::Arc;
 use std::time::Duration;
+
+use self::fields::QuotaTexts;
 
 /// The quota of a flow's key, as a rate limiter or a quota scheduler reports it.
 ///
@@ -53,6 +58,9 @@ pub struct Quota {
     pub reset: Option<Duration>,
     /// Whether this limiter rejected the flow.
     pub rejected: bool,
+    /// Texts for header fields, which its limiter has rendered before.
+    #[doc(hidden)]
+    pub texts: QuotaTexts,
 }
 
 impl Quota {
@@ -78,6 +86,7 @@ impl Quota {
             remaining: remaining as u64,
             reset: None,
             rejected,
+            texts: QuotaTexts::default(),
         })
     }
 }

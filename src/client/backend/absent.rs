@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use super::{Backend, BackendTicket, CacheBackend, HttpBackend, ReportingBackend};
 use crate::flow::{
-    CacheChange, CacheError, CacheKey, CacheLookup, Check, FlowOutcome, FlowParams, HttpAttributes,
-    LabelSource, PendingInvalidation, Ticket, Verdict,
+    CacheChange, CacheError, CacheKey, CacheLookup, Check, ControlPoint, FlowOutcome, FlowParams,
+    HttpAttributes, LabelSource, PendingInvalidation, Ticket, Verdict,
 };
 use crate::meter::{ClientCheckTimer, ClientMeter};
 
@@ -25,7 +25,7 @@ impl<const BACKEND: usize> Backend for Absent<BACKEND> {
 
     fn decide_as<T, P>(
         &self,
-        _: &str,
+        _: ControlPoint<'_>,
         _: &FlowParams<'_>,
         _: &dyn LabelSource,
         _: &mut bool,

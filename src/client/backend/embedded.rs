@@ -16,8 +16,8 @@ use crate::client::cache::ReadLookup;
 use crate::client::shared::{ApertureClient, CHECK_TIMEOUT};
 use crate::engine::{CacheEntry, DecideContext, EngineTicket};
 use crate::flow::{
-    CacheChange, CacheError, CacheKey, CacheLookup, Check, Decider, FlowParams, HttpAttributes,
-    Invalidations, LabelSource, PendingInvalidation, Verdict, WaitSpan,
+    CacheChange, CacheError, CacheKey, CacheLookup, Check, ControlPoint, Decider, FlowParams,
+    HttpAttributes, Invalidations, LabelSource, PendingInvalidation, Verdict, WaitSpan,
 };
 use crate::meter::{CheckTimer, ClientCheckTimer, ClientMeter};
 
@@ -109,7 +109,7 @@ impl Backend for EmbeddedBackend {
     #[inline(always)]
     fn decide_as<T, P>(
         &self,
-        control_point: &str,
+        control_point: ControlPoint<'_>,
         params: &FlowParams<'_>,
         labels: &dyn LabelSource,
         undecided: &mut bool,

@@ -33,8 +33,8 @@ use bytes::Bytes;
 use super::cache::ReadLookup;
 use crate::flow::{
     AgentStatus, CacheChange, CacheError, CacheKey, CacheLookup, Check, ClientStats,
-    ConnectionState, EndResponse, FlowOutcome, FlowParams, HttpAttributes, Invalidations,
-    LabelSource, PendingInvalidation, Ticket, Verdict,
+    ConnectionState, ControlPoint, EndResponse, FlowOutcome, FlowParams, HttpAttributes,
+    Invalidations, LabelSource, PendingInvalidation, Ticket, Verdict,
 };
 use crate::meter::{ClientCheckTimer, ClientMeter};
 
@@ -84,7 +84,7 @@ pub(super) trait Backend {
     /// `undecided` if the flow was accepted and no component decided about it.
     fn decide_as<T, P>(
         &self,
-        control_point: &str,
+        control_point: ControlPoint<'_>,
         params: &FlowParams<'_>,
         labels: &dyn LabelSource,
         undecided: &mut bool,

@@ -15,8 +15,8 @@ use super::{Backend, BackendTicket, CacheBackend, HttpBackend};
 use crate::client::cache::ReadLookup;
 use crate::flow::{
     AgentStatus, CacheChange, CacheError, CacheKey, CacheLookup, Check, ClientStats,
-    ConnectionState, EndResponse, FlowError, FlowOutcome, FlowParams, HttpAttributes, HttpExtras,
-    Invalidations, LabelSource, PendingInvalidation, Quota, Ticket, Verdict,
+    ConnectionState, ControlPoint, EndResponse, FlowError, FlowOutcome, FlowParams, HttpAttributes,
+    HttpExtras, Invalidations, LabelSource, PendingInvalidation, Quota, Ticket, Verdict,
 };
 use crate::remote::{PendingCheck, Remote, RemoteFlow};
 
@@ -54,14 +54,14 @@ impl Backend for RemoteBackend {
 
     fn decide_as<T, P>(
         &self,
-        control_point: &str,
+        control_point: ControlPoint<'_>,
         params: &FlowParams<'_>,
         _: &dyn LabelSource,
         _: &mut bool,
         _: impl Fn(Self::Ticket) -> T,
         pending: impl FnOnce(Self::Pending) -> P,
     ) -> Check<T, P> {
-        to_check(self.remote.check(control_point, params), pending)
+        to_check(self.remote.check(control_point.name(), params), pending)
     }
 
     fn poll(pending: &mut Self::Pending, cx: &mut Context<'_>) -> Poll<Verdict<Self::Ticket>> {

@@ -14,8 +14,8 @@ use super::{Backend, BackendTicket};
 use crate::client::shared::ApertureClient;
 use crate::client::ticket::convert_check;
 use crate::flow::{
-    Check, Denial, FlowDecision, FlowError, FlowErrorKind, FlowOutcome, FlowParams, LabelSource,
-    RejectReason, SettleError, Ticket, Verdict,
+    Check, ControlPoint, Denial, FlowDecision, FlowError, FlowErrorKind, FlowOutcome, FlowParams,
+    LabelSource, RejectReason, SettleError, Ticket, Verdict,
 };
 
 /// The decision of a scripted client about one flow.
@@ -284,14 +284,14 @@ impl Backend for Script {
 
     fn decide_as<T, P>(
         &self,
-        control_point: &str,
+        control_point: ControlPoint<'_>,
         params: &FlowParams<'_>,
         _: &dyn LabelSource,
         _: &mut bool,
         ticket: impl Fn(Self::Ticket) -> T,
         pending: impl FnOnce(Self::Pending) -> P,
     ) -> Check<T, P> {
-        convert_check(self.decide(control_point, params), ticket, pending)
+        convert_check(self.decide(control_point.name(), params), ticket, pending)
     }
 
     fn poll(pending: &mut Self::Pending, cx: &mut Context<'_>) -> Poll<Verdict<Self::Ticket>> {

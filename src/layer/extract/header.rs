@@ -4,7 +4,6 @@ use std::borrow::Cow;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use crate::flow::headers::first_value;
 use crate::layer::error::{LayerError, unwrap_or_panic};
 use crate::layer::head::RequestHead;
 
@@ -79,7 +78,7 @@ pub(crate) fn allowed_header(name: &str) -> Result<HeaderName, LayerError> {
 /// it has no such value: an empty or unreadable value must not replace a default.
 #[inline]
 pub(crate) fn label_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
-    let first = first_value(headers, name)?;
+    let first = headers.get(name)?;
     // The fast path: if the lengths agree, each name has one value.
     if headers.len() == headers.keys_len() {
         return visible_text(first).map(Cow::Borrowed);
@@ -104,7 +103,7 @@ fn visible_text(value: &HeaderValue) -> Option<&str> {
 /// bytes that are not UTF-8.
 #[inline]
 pub(crate) fn joined_header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
-    let first = first_value(headers, name)?;
+    let first = headers.get(name)?;
     // The fast path: if the lengths agree, each name has one value.
     if headers.len() == headers.keys_len() {
         return Some(lossy_text(first));

@@ -108,6 +108,10 @@ impl LabelExtractor {
         self.reserved.iter().any(|reserved| reserved == key)
     }
 
+    pub(crate) fn requires_labels(&self) -> bool {
+        !self.required.is_empty()
+    }
+
     /// Returns the key of the first required label that is missing or empty.
     #[inline]
     pub(crate) fn first_missing(&self, labels: &dyn LabelSource) -> Option<&Arc<str>> {

@@ -15,6 +15,7 @@ mod on_demand;
 mod outgoing_deadlines;
 mod readers;
 mod routes;
+mod shared_parameters;
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use http::Request;
 use proptest::prelude::*;
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_aperture::decider::LabelSource;
+use tower_aperture::decider::{ControlPoint, LabelSource};
 use tower_aperture::layer::reader;
 use tower_aperture::{
     ApertureLayer, Check, Decider, FlowOutcome, FlowParams, Labels, Ticket, Verdict,
@@ -60,11 +60,11 @@ impl Decider for Comparing {
         }))
     }
 
-    fn decide_from<'a>(
+    fn decide_from(
         &self,
-        control_point: &str,
-        params: &mut FlowParams<'a>,
-        labels: &'a dyn LabelSource,
+        control_point: ControlPoint<'_>,
+        params: &FlowParams<'_>,
+        labels: &dyn LabelSource,
     ) -> Check<CountedTicket, Self::Pending> {
         let one_by_one = || KEYS.map(|key| labels.get(key).map(str::to_owned));
         let first = one_by_one();
@@ -73,7 +73,7 @@ impl Decider for Comparing {
         let expected = KEYS.map(|key| all.get(key).map(str::to_owned));
         assert_eq!(first, expected);
         assert_eq!(one_by_one(), expected);
-        self.decide(control_point, params)
+        self.decide(control_point.name(), params)
     }
 }
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use super::Labels;
+use crate::TraceContext;
 
 /// The labels of one flow, read on demand: a decider asks for the labels that its policies name,
 /// and the source does not read the others.
@@ -30,6 +31,11 @@ pub trait LabelSource: fmt::Debug {
 
     /// Returns how many labels were dropped and how many values were shortened so far.
     fn losses(&self) -> LabelLosses;
+
+    /// Returns the trace that the flow belongs to, if the source knows it. The default is `None`.
+    fn trace_context(&self) -> Option<TraceContext<'_>> {
+        None
+    }
 }
 
 /// Labels that do not have the values that clients sent.

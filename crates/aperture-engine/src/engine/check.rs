@@ -94,6 +94,7 @@ impl Engine {
         let options = RunOptions {
             lookup: input.cache_lookup.then_some(input.params),
             may_wait,
+            memo: None,
         };
         let time = DecisionTime::new(&*self.shared.clock);
         let run = self.run(&live, &flow, options, &time, &mut collector, |_, run| run);

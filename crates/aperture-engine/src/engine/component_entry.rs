@@ -1,8 +1,8 @@
 //! One component of a policy in force: its origin, its control points, and its warnings.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::clock::{Nanos, duration, nanos};
 use super::decision::{ComponentDecision, DecisionStep, EngineDenial};
@@ -10,6 +10,7 @@ use super::engine_flow::EngineFlow;
 use super::registry::Component;
 use crate::policy::{Policy, Selector};
 use aperture_core::Quota;
+use aperture_core::quota::fields::RenderedQuota;
 
 /// After how many reloads a flow can still be ended by reference.
 const FORMER_HASHES: usize = 16;
@@ -39,6 +40,8 @@ pub(crate) struct ComponentEntry {
     queue_timeout: Nanos,
     /// Set once a warning was logged that the budget of a flow is shorter than its `queue_timeout`.
     warned_of_budget: AtomicBool,
+    /// The texts of the first quota. A reload that changes a number makes a new entry.
+    quota_texts: OnceLock<Arc<RenderedQuota>>,
 }
 
 impl ComponentEntry {
@@ -76,6 +79,7 @@ impl ComponentEntry {
                     .collect()
             }),
             queue_timeout,
+            quota_texts: OnceLock::new(),
             warned_of_budget: before.map_or_else(AtomicBool::default, |before| {
                 copy_flag(&before.warned_of_budget)
             }),
@@ -133,6 +137,7 @@ impl ComponentEntry {
     }
 
     /// Returns the denial of a flow that only this component rejects.
+    #[inline(never)]
     pub(crate) fn denial(&self, decision: &ComponentDecision) -> EngineDenial {
         // No wait is reported if the component would reject the flow even after it.
         let wait = match decision.unsatisfiable {
@@ -225,6 +230,9 @@ impl ComponentEntry {
             true => decision.wait,
             false => times.rest,
         });
+        let texts = || Arc::new(RenderedQuota::new(&quota));
+        let texts = Arc::clone(self.quota_texts.get_or_init(texts));
+        quota.texts = texts.into();
         Some(quota)
     }
 

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::clock::DecisionTime;
-use super::collector::{NoReport, VerdictCollector};
+use super::collector::{CheckCollector, NoReport, QuotaCollector, VerdictCollector};
 use super::decision::MayWait;
-use super::engine_flow::{CheckInput, EngineFlow};
+use super::engine_flow::{CheckInput, EngineFlow, time_left};
 use super::flow_timer::FlowTimer;
 use super::held_slots::HeldSlots;
 use super::owned_flow::OwnedFlow;
@@ -15,7 +15,9 @@ use super::snapshot::Snapshot;
 use super::stages::Suspended;
 use super::{Engine, EnginePending, EngineTicket};
 use aperture_core::encode::encode_baggage;
-use aperture_core::{Check, Decider, FlowParams, HttpAttributes, LabelSource, Verdict};
+use aperture_core::{
+    Check, ControlPoint, Decider, FlowParams, HttpAttributes, LabelSource, Verdict,
+};
 
 /// The flow's [budget](FlowParams::budget) is its deadline, also while it waits in queues. With 10
 /// ms or less, a component that would have to read its state rejects the flow, as an Agent does. A
@@ -32,7 +34,7 @@ impl Decider for Engine {
     ) -> Check<EngineTicket, EnginePending> {
         let mut context = DecideContext::new(params.budget(None));
         self.decide_as(
-            control_point,
+            control_point.into(),
             params,
             &params.labels,
             &mut context,
@@ -43,11 +45,11 @@ impl Decider for Engine {
 
     /// Reads the labels that policies at this control point name, and no others unless the flow
     /// waits.
-    fn decide_from<'a>(
+    fn decide_from(
         &self,
-        control_point: &str,
-        params: &mut FlowParams<'a>,
-        labels: &'a dyn LabelSource,
+        control_point: ControlPoint<'_>,
+        params: &FlowParams<'_>,
+        labels: &dyn LabelSource,
     ) -> Check<EngineTicket, EnginePending> {
         let mut context = DecideContext::new(params.budget(None));
         self.decide_as(
@@ -121,18 +123,18 @@ impl Engine {
     #[inline(always)]
     pub fn decide_as<T, F>(
         &self,
-        control_point: &str,
+        control_point: ControlPoint<'_>,
         params: &FlowParams<'_>,
         labels: &dyn LabelSource,
         context: &mut DecideContext,
         ticket: impl Fn(EngineTicket) -> T,
         pending: impl FnOnce(EnginePending) -> F,
     ) -> Check<T, F> {
-        let input = CheckInput::new(control_point, params)
-            .labels_from(labels)
-            .deadline(context.budget);
-        if input.cache_lookup || params.quotas {
-            return match self.decide_with_extras(&input, context) {
+        if params.looks_up_caches() {
+            let input = CheckInput::new(control_point.name(), params)
+                .labels_from(labels)
+                .deadline(context.budget);
+            return match self.decide_with_lookup(&input, context) {
                 Check::Ready(Verdict::Accepted(it)) => Check::Ready(Verdict::Accepted(ticket(it))),
                 Check::Ready(Verdict::Rejected(denial, it)) => {
                     Check::Ready(Verdict::Rejected(denial, ticket(it)))
@@ -143,12 +145,43 @@ impl Engine {
                 Check::Pending(it) => Check::Pending(pending(it)),
             };
         }
-        let flow = input.flow();
+        match params.quotas {
+            false => {
+                let to = (context, NoReport);
+                self.decide_into(control_point, params, labels, to, ticket, pending)
+            }
+            true => {
+                let to = (context, QuotaCollector::default());
+                self.decide_into(control_point, params, labels, to, ticket, pending)
+            }
+        }
+    }
+
+    /// Decides about a flow that looks up no cache, and adds what the collector gathered to its
+    /// ticket.
+    #[inline(always)]
+    fn decide_into<C: CheckCollector, T, F>(
+        &self,
+        control_point: ControlPoint<'_>,
+        params: &FlowParams<'_>,
+        labels: &dyn LabelSource,
+        (context, mut collector): (&mut DecideContext, C),
+        ticket: impl Fn(EngineTicket) -> T,
+        pending: impl FnOnce(EnginePending) -> F,
+    ) -> Check<T, F> {
+        let flow = EngineFlow {
+            control_point: control_point.name(),
+            services: &[],
+            labels,
+            ramp_mode: params.ramp_mode,
+            time_left: time_left(context.budget),
+        };
         // Loaded once, so that the entire decision uses the same snapshot.
         let live = self.shared.live.load();
         let options = RunOptions {
             lookup: None,
             may_wait: MayWait::of_params(params),
+            memo: control_point.memo(),
         };
         let time = DecisionTime::new(&*self.shared.clock);
         self.run(
@@ -156,10 +189,10 @@ impl Engine {
             &flow,
             options,
             &time,
-            &mut NoReport,
+            &mut collector,
             // Inlined at each of its calls, so that an accepted flow meets none of the matches.
             #[inline(always)]
-            |_, run| match run {
+            |collector, run| match run {
                 RunEnd::Decided(Decided {
                     result: Ok(()),
                     held,
@@ -168,9 +201,10 @@ impl Engine {
                     context.undecided = undecided;
                     if live.times_flows() {
                         let it = self.timed_ticket(&live, &flow, held, &time);
-                        return Check::Ready(Verdict::Accepted(ticket(it)));
+                        return Check::Ready(Verdict::Accepted(ticket(collector.add_to(it))));
                     }
-                    Check::Ready(Verdict::Accepted(ticket(EngineTicket::new(held))))
+                    let it = collector.add_to(EngineTicket::new(held));
+                    Check::Ready(Verdict::Accepted(ticket(it)))
                 }
                 RunEnd::Decided(Decided {
                     result: Err(denied),
@@ -178,19 +212,23 @@ impl Engine {
                     ..
                 }) => {
                     let it = self.timed_ticket(&live, &flow, held, &time);
-                    Check::Ready(Verdict::Rejected(denied.into(), ticket(it)))
+                    Check::Ready(Verdict::Rejected(
+                        denied.into(),
+                        ticket(collector.add_to(it)),
+                    ))
                 }
                 RunEnd::Waits(suspended, held) => {
-                    let it = self.wait(&live, &flow, params, *suspended, held, &time);
+                    let collector = collector.continue_waiting();
+                    let it = self.wait(&live, &flow, params, *suspended, held, &time, collector);
                     Check::Pending(pending(it))
                 }
             },
         )
     }
 
-    /// Decides about a flow that asks for quotas, or for a cache lookup.
+    /// Decides about a flow that asks for a cache lookup.
     #[inline(never)]
-    fn decide_with_extras(
+    fn decide_with_lookup(
         &self,
         input: &CheckInput<'_, '_>,
         context: &mut DecideContext,
@@ -223,10 +261,10 @@ impl Engine {
         suspended: Suspended,
         held: HeldSlots,
         time: &DecisionTime<'_>,
+        collector: VerdictCollector,
     ) -> EnginePending {
         let meters = live.matched(flow);
         let flow = OwnedFlow::new(flow, params, time);
-        let collector = VerdictCollector::default();
         let waiting = WaitingFlow::new(self, flow, suspended, held, collector, false, meters);
         EnginePending::new(Box::pin(waiting))
     }

@@ -17,6 +17,7 @@ pub(crate) const DEADLINE_MARGIN: Nanos = 10_000_000;
 
 /// Returns the time left until a deadline. A distant deadline is capped, so that it stays a
 /// deadline: a flow without one does not wait for a slot.
+#[inline]
 pub(crate) fn time_left(deadline: Option<Duration>) -> Nanos {
     deadline.map_or(NO_DEADLINE, |left| nanos(left).min(LATEST_DEADLINE))
 }
@@ -84,7 +85,7 @@ impl<'a, 'l> CheckInput<'a, 'l> {
             labels: &params.labels,
             deadline: params.budget(None),
             expect_end: false,
-            cache_lookup: params.result_cache_key.is_some() || !params.global_cache_keys.is_empty(),
+            cache_lookup: params.looks_up_caches(),
         }
     }
 

@@ -10,6 +10,7 @@ use super::engine_flow::EngineFlow;
 use super::selector_index::{MatchingItems, SelectorIndex};
 use super::workload_latency::MeasuredWorkload;
 use crate::policy::Selector;
+use aperture_core::ControlPointMemo;
 
 /// All components, by control point and service.
 #[derive(Debug, Default)]
@@ -52,6 +53,20 @@ impl Index {
     #[inline(always)]
     pub(crate) fn matching(&self, flow: &EngineFlow<'_, '_>) -> MatchingItems<'_> {
         self.selectors.matching(flow)
+    }
+
+    /// Like [`matching`](Self::matching), with the memo of the flow's control point.
+    #[inline(always)]
+    pub(crate) fn matching_by(
+        &self,
+        memo: Option<&ControlPointMemo>,
+        flow: &EngineFlow<'_, '_>,
+    ) -> MatchingItems<'_> {
+        self.selectors.matching_by(memo, flow)
+    }
+
+    pub(crate) fn selectors(&self) -> &SelectorIndex {
+        &self.selectors
     }
 
     /// Returns true if a selector names the control point.

@@ -1,5 +1,7 @@
 //! The one way of a flow through the engine, whatever its caller wants to know.
 
+use std::sync::Arc;
+
 use super::Engine;
 use super::cache::EngineCaches;
 use super::clock::DecisionTime;
@@ -11,7 +13,7 @@ use super::held_slots::HeldSlots;
 use super::schedulers::ScheduleResult;
 use super::snapshot::Snapshot;
 use super::stages::{self, Observer, StepProgress, Suspended};
-use aperture_core::FlowParams;
+use aperture_core::{ControlPointMemo, FlowParams};
 
 /// What came of a run.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub(super) struct RunOptions<'a, 'p> {
     pub(super) lookup: Option<&'a FlowParams<'p>>,
     /// The longest wait that the flow accepts.
     pub(super) may_wait: MayWait,
+    /// The memo of the flow's control point, if its caller keeps one.
+    pub(super) memo: Option<&'a ControlPointMemo>,
 }
 
 impl Engine {
@@ -61,9 +65,9 @@ impl Engine {
         if live.control.is_on() {
             live.control.catch_up(time.now());
         }
-        let run = match *live.index.matching(flow) {
+        let run = match *live.index.matching_by(options.memo, flow) {
             [] => {
-                self.shared.unselected.note(live, flow.control_point, time);
+                self.note_unselected(live, flow, options.memo, time);
                 if !flow.ramp_mode {
                     let hit = self.look_up(flow, options, time, collector);
                     return end(collector, self.decided(Ok(()), HeldSlots::new(), !hit));
@@ -72,36 +76,56 @@ impl Engine {
             }
             [only] if live.index.component(only).decides_alone(flow) => 'run: {
                 let entry = live.index.component(only);
-                let hit = entry.step == DecisionStep::Schedulers
-                    && self.look_up(flow, options, time, collector);
-                if hit {
-                    break 'run self.decided(Ok(()), HeldSlots::new(), false);
-                }
-                let DecisionWithSlot { decision, slot } = match entry.component.decide(flow, time) {
-                    Some(decided) => decided,
-                    None => match stages::schedule(entry, flow, options.may_wait, time) {
-                        ScheduleResult::Decided(decided) => decided,
-                        waits => {
-                            let may_wait = options.may_wait;
-                            let suspended = Suspended::at(entry, waits, may_wait, time);
-                            break 'run RunEnd::Waits(Box::new(suspended), HeldSlots::new());
-                        }
-                    },
+                let Some(decided) = entry.component.decide(flow, time) else {
+                    break 'run self.schedule_alone(entry, flow, options, time, collector);
                 };
+                let DecisionWithSlot { decision, slot } = decided;
                 collector.on_decision(flow, entry, &decision);
                 if entry.rejects(&decision) {
-                    let result = Err(entry.denial(&decision));
-                    break 'run self.decided(result, HeldSlots::new(), false);
+                    let denied = entry.denial(&decision);
+                    break 'run self.decided(Err(denied), HeldSlots::new(), false);
                 }
                 let decided = entry.has_decided(flow, &decision);
-                let hit = entry.step != DecisionStep::Schedulers
-                    && self.look_up(flow, options, time, collector);
+                let hit = self.look_up(flow, options, time, collector);
                 let held = HeldSlots::of(slot);
                 return end(collector, self.decided(Ok(()), held, !decided && !hit));
             }
             ref all => self.run_steps(live, all, flow, options, time, collector),
         };
         end(collector, run)
+    }
+
+    /// Lets the only component that selects a flow, at which the flow may wait, decide about it. The
+    /// caches are looked up before, because a hit spares the wait.
+    #[inline(never)]
+    fn schedule_alone<C: Collector>(
+        &self,
+        entry: &Arc<ComponentEntry>,
+        flow: &EngineFlow<'_, '_>,
+        options: RunOptions<'_, '_>,
+        time: &DecisionTime<'_>,
+        collector: &mut C,
+    ) -> RunEnd {
+        let looks_up_first = entry.step == DecisionStep::Schedulers;
+        if looks_up_first && self.look_up(flow, options, time, collector) {
+            return self.decided(Ok(()), HeldSlots::new(), false);
+        }
+        let may_wait = options.may_wait;
+        let DecisionWithSlot { decision, slot } =
+            match stages::schedule(entry, flow, may_wait, time) {
+                ScheduleResult::Decided(decided) => decided,
+                waits => {
+                    let suspended = Suspended::at(entry, waits, may_wait, time);
+                    return RunEnd::Waits(Box::new(suspended), HeldSlots::new());
+                }
+            };
+        collector.on_decision(flow, entry, &decision);
+        if entry.rejects(&decision) {
+            return self.decided(Err(entry.denial(&decision)), HeldSlots::new(), false);
+        }
+        let decided = entry.has_decided(flow, &decision);
+        let hit = !looks_up_first && self.look_up(flow, options, time, collector);
+        self.decided(Ok(()), HeldSlots::of(slot), !decided && !hit)
     }
 
     /// Counts the end of a run.
@@ -121,6 +145,25 @@ impl Engine {
             held,
             undecided,
         })
+    }
+
+    /// Records the control point of a flow that no component selects, unless its memo says that this
+    /// was done.
+    #[inline(always)]
+    fn note_unselected(
+        &self,
+        live: &Snapshot,
+        flow: &EngineFlow<'_, '_>,
+        memo: Option<&ControlPointMemo>,
+        time: &DecisionTime<'_>,
+    ) {
+        let selectors = live.index.selectors();
+        if !selectors.is_noted_as_unselected(memo) {
+            self.shared.unselected.note(live, flow.control_point, time);
+            if !selectors.selects(flow.control_point) {
+                selectors.note_as_unselected(memo);
+            }
+        }
     }
 
     /// Looks up the caches, if the flow asks for it. Returns true if the result cache has the

@@ -4,25 +4,44 @@
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use ahash::RandomState;
 use smallvec::SmallVec;
 
 use super::engine_flow::EngineFlow;
 use crate::policy::{LabelMatcher, Selector};
+use aperture_core::ControlPointMemo;
 
 /// The service of a selector that selects all services.
 const ANY_SERVICE: &str = "any";
 /// Up to this number, control points are searched linearly.
 const MAX_LINEAR: usize = 4;
 
+/// The place in a memo of a control point that no selector names.
+const UNSELECTED: u32 = u32::MAX;
+
 /// An index of items by their selectors. Each item (a component, flux meter or classifier) is a
 /// number, and items are added in ascending order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct SelectorIndex {
+    /// Identifies this index in the memos of control points. Not zero.
+    version: u32,
     all: Vec<(Arc<str>, ControlPointIndex)>,
     /// The index of a control point in `all`; used if there are many.
     by_name: HashMap<Arc<str>, usize, RandomState>,
+}
+
+impl Default for SelectorIndex {
+    fn default() -> Self {
+        static LATEST: AtomicU32 = AtomicU32::new(0);
+        Self {
+            // A memo would have to outlive four billion indexes to meet its version again.
+            version: LATEST.fetch_add(1, Relaxed).wrapping_add(1).max(1),
+            all: Vec::new(),
+            by_name: HashMap::default(),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -121,10 +140,69 @@ impl SelectorIndex {
         Some(&self.all[*at].1)
     }
 
+    /// Like [`point`](Self::point), with a memo of the control point.
+    #[inline(always)]
+    fn point_by(&self, memo: &ControlPointMemo, control_point: &str) -> Option<&ControlPointIndex> {
+        match memo.get(self.version) {
+            Some(place) => self.all.get(place as usize).map(|(_, point)| point),
+            None => self.note_place(memo, control_point),
+        }
+    }
+
+    /// Finds a control point, and notes the place of one that has selectors.
+    #[cold]
+    #[inline(never)]
+    fn note_place(
+        &self,
+        memo: &ControlPointMemo,
+        control_point: &str,
+    ) -> Option<&ControlPointIndex> {
+        let place = *self.by_name.get(control_point)?;
+        if let Ok(place) = u32::try_from(place) {
+            memo.set(self.version, place);
+        }
+        Some(&self.all[place].1)
+    }
+
     /// Returns the items that select a flow, each once.
     #[inline(always)]
     pub(crate) fn matching(&self, flow: &EngineFlow<'_, '_>) -> MatchingItems<'_> {
-        match self.point(flow.control_point) {
+        Self::matching_at(self.point(flow.control_point), flow)
+    }
+
+    /// Like [`matching`](Self::matching), with the memo of the flow's control point.
+    #[inline(always)]
+    pub(crate) fn matching_by(
+        &self,
+        memo: Option<&ControlPointMemo>,
+        flow: &EngineFlow<'_, '_>,
+    ) -> MatchingItems<'_> {
+        let point = match memo {
+            None => self.point(flow.control_point),
+            Some(memo) => self.point_by(memo, flow.control_point),
+        };
+        Self::matching_at(point, flow)
+    }
+
+    /// Returns true if the memo says that no selector names the control point.
+    #[inline(always)]
+    pub(crate) fn is_noted_as_unselected(&self, memo: Option<&ControlPointMemo>) -> bool {
+        memo.is_some_and(|memo| memo.get(self.version) == Some(UNSELECTED))
+    }
+
+    /// Notes that no selector names the control point.
+    pub(crate) fn note_as_unselected(&self, memo: Option<&ControlPointMemo>) {
+        if let Some(memo) = memo {
+            memo.set(self.version, UNSELECTED);
+        }
+    }
+
+    #[inline(always)]
+    fn matching_at<'a>(
+        point: Option<&'a ControlPointIndex>,
+        flow: &EngineFlow<'_, '_>,
+    ) -> MatchingItems<'a> {
+        match point {
             None => MatchingItems::All(&[]),
             Some(point) if point.any.is_empty() && point.services.is_empty() => {
                 MatchingItems::All(&point.always)

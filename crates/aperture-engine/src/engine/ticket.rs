@@ -6,6 +6,7 @@ use super::flow_timer::FlowTimer;
 use super::held_slots::HeldSlots;
 use super::request_id::RequestId;
 use aperture_core::{CacheLookup, FlowOutcome, HttpExtras, Quota, SettleError, Ticket};
+use smallvec::SmallVec;
 
 /// A flow that an [`Engine`](super::Engine) has decided about, with the concurrency slots it holds.
 ///
@@ -36,12 +37,15 @@ pub struct EngineTicket {
     flow_timer: Option<FlowTimer>,
 }
 
+/// The quotas of one flow, of which most have at most one.
+pub(super) type Quotas = SmallVec<[Quota; 1]>;
+
 /// The results beside a decision that a flow asked for.
 #[derive(Debug, Default)]
 pub(super) struct TicketExtras {
     /// The result of the cache lookup.
     pub(super) cached: Option<CacheLookup>,
-    pub(super) quotas: Vec<Quota>,
+    pub(super) quotas: Quotas,
     pub(super) http: Option<Box<HttpExtras>>,
 }
 
@@ -108,13 +112,24 @@ impl EngineTicket {
 }
 
 impl Ticket for EngineTicket {
+    #[inline]
     fn end(self, outcome: FlowOutcome) {
-        if let Some(flow_timer) = self.flow_timer {
+        let Self {
+            held,
+            extras,
+            flow_timer,
+        } = self;
+        if let Some(flow_timer) = flow_timer {
             flow_timer.end(outcome);
         }
-        self.held.end(outcome);
+        held.end(outcome);
+        // Results that the caller did not take.
+        if let Some(extras) = extras {
+            drop(extras);
+        }
     }
 
+    #[inline]
     fn needs_end(&self) -> bool {
         !self.held.is_empty() || self.flow_timer.is_some() || self.extras.is_some()
     }
@@ -142,8 +157,15 @@ impl Ticket for EngineTicket {
     fn take_quotas(&mut self) -> Vec<Quota> {
         let extras = self.extras.as_mut();
         extras
-            .map(|extras| std::mem::take(&mut extras.quotas))
+            .map(|extras| std::mem::take(&mut extras.quotas).into_vec())
             .unwrap_or_default()
+    }
+
+    fn take_quotas_with(&mut self, read: &mut dyn FnMut(&[Quota])) {
+        if let Some(extras) = &mut self.extras {
+            read(&extras.quotas);
+            extras.quotas.clear();
+        }
     }
 
     fn take_http_extras(&mut self) -> Option<Box<HttpExtras>> {

@@ -5,7 +5,7 @@ mod report;
 mod verdict;
 
 pub(super) use self::report::ReportCollector;
-pub(super) use self::verdict::{NoReport, VerdictCollector};
+pub(super) use self::verdict::{CheckCollector, NoReport, QuotaCollector, VerdictCollector};
 
 use super::component_entry::ComponentEntry;
 use super::decision::{ComponentDecision, EngineDenial};

@@ -9,8 +9,8 @@ use crate::engine::component_entry::ComponentEntry;
 use crate::engine::decision::ComponentDecision;
 use crate::engine::engine_flow::{CheckInput, EngineFlow};
 use crate::engine::report::{CheckReport, LimiterDecision, LimiterReason};
-use crate::engine::ticket::{EngineTicket, TicketExtras};
-use aperture_core::{CacheLookup, Labels, Quota};
+use crate::engine::ticket::{EngineTicket, Quotas, TicketExtras};
+use aperture_core::{CacheLookup, Labels};
 
 /// Collects the decisions of the components, the result of the cache lookup, and quotas if the flow
 /// asks for them.
@@ -19,7 +19,7 @@ pub(in crate::engine) struct ReportCollector {
     decisions: Vec<LimiterDecision>,
     cache_lookup: Option<CacheLookup>,
     /// `None` if the caller needs no quotas.
-    quotas: Option<Vec<Quota>>,
+    quotas: Option<Quotas>,
     expect_end: bool,
 }
 
@@ -28,7 +28,7 @@ impl ReportCollector {
         Self {
             decisions: Vec::new(),
             cache_lookup: None,
-            quotas: input.params.quotas.then(Vec::new),
+            quotas: input.params.quotas.then(Quotas::new),
             expect_end: input.expect_end,
         }
     }

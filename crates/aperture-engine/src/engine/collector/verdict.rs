@@ -6,8 +6,8 @@ use crate::engine::component_entry::ComponentEntry;
 use crate::engine::decision::{ComponentDecision, EngineDenial};
 use crate::engine::engine_flow::EngineFlow;
 use crate::engine::http_answer::HttpAnswer;
-use crate::engine::ticket::{EngineTicket, TicketExtras};
-use aperture_core::{CacheLookup, Denial, FlowParams, HttpExtras, Quota, RejectReason, Verdict};
+use crate::engine::ticket::{EngineTicket, Quotas, TicketExtras};
+use aperture_core::{CacheLookup, Denial, FlowParams, HttpExtras, RejectReason, Verdict};
 
 /// Collects nothing.
 #[derive(Clone, Copy, Debug)]
@@ -20,12 +20,65 @@ impl Collector for NoReport {
     fn on_lookup(&mut self, _: CacheLookup) {}
 }
 
+/// Collects quotas.
+#[derive(Debug, Default)]
+pub(in crate::engine) struct QuotaCollector(Quotas);
+
+impl Collector for QuotaCollector {
+    fn on_decision(
+        &mut self,
+        _: &EngineFlow<'_, '_>,
+        component: &ComponentEntry,
+        decision: &ComponentDecision,
+    ) {
+        self.0.extend(component.quota(decision));
+    }
+
+    fn on_lookup(&mut self, _: CacheLookup) {}
+}
+
+/// A collector of a check that makes no report.
+pub(in crate::engine) trait CheckCollector: Collector {
+    /// Adds what was collected to the ticket of a decided flow.
+    fn add_to(&mut self, ticket: EngineTicket) -> EngineTicket;
+
+    /// Moves what was collected to the collector of a flow that waits.
+    fn continue_waiting(&mut self) -> VerdictCollector;
+}
+
+impl CheckCollector for NoReport {
+    #[inline(always)]
+    fn add_to(&mut self, ticket: EngineTicket) -> EngineTicket {
+        ticket
+    }
+
+    fn continue_waiting(&mut self) -> VerdictCollector {
+        VerdictCollector::default()
+    }
+}
+
+impl CheckCollector for QuotaCollector {
+    fn add_to(&mut self, ticket: EngineTicket) -> EngineTicket {
+        ticket.with_extras(TicketExtras {
+            quotas: std::mem::take(&mut self.0),
+            ..TicketExtras::default()
+        })
+    }
+
+    fn continue_waiting(&mut self) -> VerdictCollector {
+        VerdictCollector {
+            quotas: Some(std::mem::take(&mut self.0)),
+            ..VerdictCollector::default()
+        }
+    }
+}
+
 /// Collects what a flow asks for beside its verdict: quotas, the result of the cache lookup, and
 /// the headers of an HTTP answer.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct VerdictCollector {
     /// `None` if the caller needs no quotas.
-    quotas: Option<Vec<Quota>>,
+    quotas: Option<Quotas>,
     cached: Option<CacheLookup>,
     /// The `baggage` header of the answer, if the flow is an HTTP request.
     http: Option<Option<String>>,
@@ -42,7 +95,7 @@ pub(in crate::engine) struct CollectedVerdict {
 impl VerdictCollector {
     pub(in crate::engine) fn new(params: &FlowParams<'_>) -> Self {
         Self {
-            quotas: params.quotas.then(Vec::new),
+            quotas: params.quotas.then(Quotas::new),
             ..Self::default()
         }
     }
