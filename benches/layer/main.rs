@@ -8,6 +8,7 @@
 mod policies;
 #[path = "../support/mod.rs"]
 mod support;
+mod threads;
 
 use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
@@ -286,4 +287,5 @@ fn main() {
     );
     let rows = measure(&cases, 10_000);
     print("One request, from poll_ready to the end of its body", &rows);
+    threads::print();
 }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use axum::body::Body as AxumBody;
 use governor::middleware::StateInformationMiddleware;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use tower::{Layer, Service};
 use tower_aperture::policy::{ConcurrencyLimit, Policy, RateLimit, Sampler, Scheduler};
 use tower_aperture::{ApertureClient, ApertureLayer, Engine};
@@ -20,7 +20,7 @@ use super::{BareAxumService, ByUser, USER, governor_layer};
 
 const BARE: &str = "bare service, six headers";
 /// So many tokens that no request of the bench is rejected.
-const MANY: u32 = 1_000_000_000;
+pub(crate) const MANY: u32 = 1_000_000_000;
 
 pub(crate) fn cases() -> Vec<BenchCase> {
     let rate = || RateLimit::per_second(MANY).burst(MANY).by("user");
@@ -74,7 +74,7 @@ pub(crate) fn cases() -> Vec<BenchCase> {
     ]
 }
 
-fn layer(policies: Vec<Policy>) -> ApertureLayer<ApertureClient> {
+pub(crate) fn layer(policies: Vec<Policy>) -> ApertureLayer<ApertureClient> {
     let mut engine = Engine::builder();
     for policy in policies {
         engine = engine.policy(policy);
@@ -89,7 +89,8 @@ fn ours(name: &'static str, policy: impl Fn() -> Policy + 'static) -> BenchCase 
     })
 }
 
-fn governor_with_headers() -> GovernorLayer<ByUser, StateInformationMiddleware, AxumBody> {
+pub(crate) fn governor_with_headers() -> GovernorLayer<ByUser, StateInformationMiddleware, AxumBody>
+{
     let config = GovernorConfigBuilder::default()
         .period(std::time::Duration::from_nanos(1))
         .burst_size(u32::MAX)
@@ -100,13 +101,21 @@ fn governor_with_headers() -> GovernorLayer<ByUser, StateInformationMiddleware, 
 }
 
 fn request() -> Request<AxumBody> {
+    request_of("user-42")
+}
+
+/// Returns a request with six headers, one of which names the user.
+pub(crate) fn request_of<V>(user: V) -> Request<AxumBody>
+where
+    V: TryInto<HeaderValue, Error: Into<http::Error>>,
+{
     let request = Request::post("/checkout/1")
         .header("host", "shop.example")
         .header("user-agent", "bench/1.0")
         .header("accept", "*/*")
         .header("accept-encoding", "gzip")
         .header("content-type", "application/json")
-        .header(USER, "user-42");
+        .header(USER, user);
     request.body(AxumBody::empty()).expect("a valid request")
 }
 

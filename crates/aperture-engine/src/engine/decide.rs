@@ -219,7 +219,8 @@ impl Engine {
                 }
                 RunEnd::Waits(suspended, held) => {
                     let collector = collector.continue_waiting();
-                    let it = self.wait(&live, &flow, params, *suspended, held, &time, collector);
+                    let owned = OwnedFlow::new(&flow, params, &time);
+                    let it = self.wait(&live, &flow, owned, *suspended, held, collector);
                     Check::Pending(pending(it))
                 }
             },
@@ -257,15 +258,13 @@ impl Engine {
         &self,
         live: &Snapshot,
         flow: &EngineFlow<'_, '_>,
-        params: &FlowParams<'_>,
+        owned: OwnedFlow,
         suspended: Suspended,
         held: HeldSlots,
-        time: &DecisionTime<'_>,
         collector: VerdictCollector,
     ) -> EnginePending {
         let meters = live.matched(flow);
-        let flow = OwnedFlow::new(flow, params, time);
-        let waiting = WaitingFlow::new(self, flow, suspended, held, collector, false, meters);
+        let waiting = WaitingFlow::new(self, owned, suspended, held, collector, false, meters);
         EnginePending::new(Box::pin(waiting))
     }
 }
