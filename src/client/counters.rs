@@ -3,15 +3,14 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use super::late::LateFlows;
+use crate::flow::decision_counters::DecisionCounters;
 use crate::flow::{CacheError, CacheEvent, ClientStats, FlowError, FlowErrorKind, Verdict};
 
 /// The counters that the client updates itself; the backends add their own.
 #[derive(Debug, Default)]
 pub(super) struct ClientCounters {
-    accepted: AtomicU64,
-    rejected: AtomicU64,
+    decisions: DecisionCounters,
     shadowed: AtomicU64,
-    undecided: AtomicU64,
     unreachable: AtomicU64,
     timeouts: AtomicU64,
     late: LateFlows,
@@ -38,22 +37,22 @@ impl ClientCounters {
             _ => self.late.log_if_due(),
         }
         match verdict {
-            Verdict::Accepted(_) => self.accepted.fetch_add(1, Relaxed),
+            Verdict::Accepted(_) => self.decisions.count(true),
             Verdict::Rejected(..) => {
                 if shadow {
                     self.shadowed.fetch_add(1, Relaxed);
                 }
-                self.rejected.fetch_add(1, Relaxed)
+                self.decisions.count(false);
             }
             Verdict::Unreachable(error) => self.count_unreachable(error),
-        };
+        }
     }
 
     pub(super) fn count_undecided(&self) {
-        self.undecided.fetch_add(1, Relaxed);
+        self.decisions.count_undecided();
     }
 
-    fn count_unreachable(&self, error: &FlowError) -> u64 {
+    fn count_unreachable(&self, error: &FlowError) {
         let kind = match error.kind() {
             FlowErrorKind::Timeout => Some(&self.timeouts),
             FlowErrorKind::Unavailable => Some(&self.unavailable),
@@ -64,7 +63,7 @@ impl ClientCounters {
         if let Some(counter) = kind {
             counter.fetch_add(1, Relaxed);
         }
-        self.unreachable.fetch_add(1, Relaxed)
+        self.unreachable.fetch_add(1, Relaxed);
     }
 
     pub(super) fn count_dropped_labels(&self, dropped: u32) {
@@ -116,10 +115,8 @@ impl ClientCounters {
 
     pub(super) fn snapshot(&self) -> ClientStats {
         let mut stats = ClientStats::default();
-        stats.accepted = self.accepted.load(Relaxed);
-        stats.rejected = self.rejected.load(Relaxed);
+        (stats.accepted, stats.undecided, stats.rejected) = self.decisions.sums();
         stats.shadowed = self.shadowed.load(Relaxed);
-        stats.undecided = self.undecided.load(Relaxed);
         stats.unreachable = self.unreachable.load(Relaxed);
         stats.timeouts = self.timeouts.load(Relaxed);
         stats.late = self.late.total();

@@ -22,6 +22,8 @@ mod connection;
 mod control_point;
 mod decider;
 mod decision;
+#[doc(hidden)]
+pub mod decision_counters;
 pub mod encode;
 mod end;
 mod error;

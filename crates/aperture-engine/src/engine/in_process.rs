@@ -12,10 +12,11 @@ use super::queries::PolicyQuery;
 use super::shared::SharedContext;
 use super::snapshot::{EngineSettings, Snapshot};
 use super::source::PolicySources;
-use super::stats::{ClassifierFailures, DecisionCounters, EngineStats, ReloadCounters};
+use super::stats::{ClassifierFailures, EngineStats, ReloadCounters};
 use super::sync::Mutex;
 use super::undecided::UnselectedControlPoints;
 use crate::policy::{self, PolicyWarning};
+use aperture_core::decision_counters::DecisionCounters;
 
 /// Decides flows in process by Aperture policies. Cloning is cheap; clones share their state.
 ///
