@@ -7,7 +7,7 @@ use super::{
     ENGINE_LOAD_MULTIPLIER, ENGINE_RELOADS, describe,
 };
 use crate::Engine;
-use crate::engine::LoopOutput;
+use crate::engine::{EngineMode, LoopOutput};
 
 /// Records the statistics of an engine. Call it regularly, for example before each scrape.
 ///
@@ -24,7 +24,7 @@ use crate::engine::LoopOutput;
 /// render();
 /// # Ok::<(), tower_aperture::PolicyError>(())
 /// ```
-pub fn record_engine(engine: &Engine) {
+pub fn record_engine<M: EngineMode>(engine: &Engine<M>) {
     describe();
     let stats = engine.stats();
     gauge!(ENGINE_KEYS).set(stats.keys as f64);

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use tower_aperture::Engine;
+use tower_aperture::engine::{Engine, Shared};
 
 use super::auth::{ApiKey, ApiKeys};
 use super::drain::Drain;
@@ -21,7 +21,7 @@ pub struct Agent {
 }
 
 pub(super) struct Inner {
-    pub(super) engine: Engine,
+    pub(super) engine: Engine<Shared>,
     pub(super) keys: ApiKeys,
     pub(super) limits: AgentLimits,
     pub(super) budget: Arc<MemoryBudget>,
@@ -36,16 +36,17 @@ pub(super) struct Inner {
 }
 
 impl Agent {
-    /// Returns the engine that decides.
+    /// Returns the engine that decides, as one that may share its limits, because engines of both
+    /// modes can be served.
     #[must_use]
-    pub fn engine(&self) -> &Engine {
+    pub fn engine(&self) -> &Engine<Shared> {
         &self.inner.engine
     }
 
     /// Replaces the API keys that calls must carry. It takes effect with the next call.
     ///
     /// ```
-    /// use tower_aperture::Engine;
+    /// use tower_aperture::engine::{Engine, Shared};
     /// use tower_aperture_agent::{Agent, ApiKey};
     ///
     /// let agent = Agent::builder(Engine::builder().build()?)

@@ -12,7 +12,8 @@ use super::memory_budget::MemoryBudget;
 use super::metrics::Metrics;
 use super::prometheus::Prometheus;
 use aperture_redis::Redis;
-use tower_aperture::{Engine, LabelLimits};
+use tower_aperture::LabelLimits;
+use tower_aperture::engine::{Engine, Shared};
 
 /// Settings of an [`Agent`]: the API keys, and the limits on what callers may use.
 ///
@@ -40,7 +41,7 @@ use tower_aperture::{Engine, LabelLimits};
 /// ```
 #[derive(Debug)]
 pub struct AgentBuilder {
-    engine: Engine,
+    engine: Engine<Shared>,
     keys: Option<Vec<ApiKey>>,
     prometheus: Option<Prometheus>,
     shared_store: Option<Redis>,
@@ -48,15 +49,16 @@ pub struct AgentBuilder {
 }
 
 impl Agent {
-    /// Returns a builder for an agent that decides by the policies of `engine`.
+    /// Returns a builder for an agent that decides by the policies of `engine`, which may be of
+    /// either [mode](tower_aperture::engine::EngineMode).
     #[must_use]
-    pub fn builder(engine: Engine) -> AgentBuilder {
-        AgentBuilder::new(engine)
+    pub fn builder(engine: impl Into<Engine<Shared>>) -> AgentBuilder {
+        AgentBuilder::new(engine.into())
     }
 }
 
 impl AgentBuilder {
-    fn new(engine: Engine) -> Self {
+    fn new(engine: Engine<Shared>) -> Self {
         Self {
             engine,
             keys: None,

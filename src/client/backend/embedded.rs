@@ -14,7 +14,7 @@ use super::{Backend, BackendTicket, CacheBackend, HttpBackend, ReportingBackend}
 use crate::Engine;
 use crate::client::cache::ReadLookup;
 use crate::client::shared::{ApertureClient, CHECK_TIMEOUT};
-use crate::engine::{CacheEntry, DecideContext, EngineTicket};
+use crate::engine::{CacheEntry, DecideContext, EngineTicket, Shared};
 use crate::flow::{
     CacheChange, CacheError, CacheKey, CacheLookup, Check, ControlPoint, Decider, FlowParams,
     HttpAttributes, Invalidations, LabelSource, PendingInvalidation, Verdict, WaitSpan,
@@ -23,13 +23,15 @@ use crate::meter::{CheckTimer, ClientCheckTimer, ClientMeter};
 
 /// An engine, with the check timeout of the client.
 pub(in crate::client) struct EmbeddedBackend {
-    engine: Engine,
+    /// An engine of either mode.
+    engine: Engine<Shared>,
     /// The check timeout of flows that set none; zero means no limit.
     check_timeout: Duration,
 }
 
 impl ApertureClient {
-    /// Returns a client that decides in process.
+    /// Returns a client that decides in process, by an engine of either
+    /// [mode](crate::engine::EngineMode).
     ///
     /// A scheduler queues a flow for at most 200 ms, as with an Agent, unless the flow or its layer
     /// has a [check timeout](crate::FlowParams::check_timeout) of its own or the client is made
@@ -45,7 +47,7 @@ impl ApertureClient {
     /// # Ok::<(), tower_aperture::PolicyError>(())
     /// ```
     #[must_use]
-    pub fn embedded(engine: Engine) -> Self {
+    pub fn embedded(engine: impl Into<Engine<Shared>>) -> Self {
         Self::embedded_with_check_timeout(engine, CHECK_TIMEOUT)
     }
 
@@ -65,9 +67,12 @@ impl ApertureClient {
     /// # Ok::<(), tower_aperture::PolicyError>(())
     /// ```
     #[must_use]
-    pub fn embedded_with_check_timeout(engine: Engine, check_timeout: Duration) -> Self {
+    pub fn embedded_with_check_timeout(
+        engine: impl Into<Engine<Shared>>,
+        check_timeout: Duration,
+    ) -> Self {
         Self::with(EmbeddedBackend {
-            engine,
+            engine: engine.into(),
             check_timeout,
         })
     }
@@ -102,7 +107,7 @@ impl EmbeddedBackend {
 
 impl Backend for EmbeddedBackend {
     type Ticket = EngineTicket;
-    type Pending = <Engine as Decider>::Pending;
+    type Pending = <Engine<Shared> as Decider>::Pending;
 
     const QUEUES_IN_PROCESS: bool = true;
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::Engine;
 use super::clock::nanos;
 use super::control::{Actuator as _, LoadDecision, Setting};
+use super::{Engine, EngineMode};
 
 /// A setting that a control loop would apply to a component, given by hand for the replay of
 /// recordings.
@@ -24,7 +24,7 @@ pub enum Actuation {
     },
 }
 
-impl Engine {
+impl<M: EngineMode> Engine<M> {
     /// Applies a setting to the components with this ID. Returns false if there is no such
     /// component, or none of the kind of the setting.
     #[doc(hidden)]

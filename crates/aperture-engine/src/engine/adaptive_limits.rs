@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::{Engine, EngineBuilder};
+use super::{Engine, EngineBuilder, EngineMode};
 use crate::policy::{AdaptiveConcurrency, ComponentKind, Policy, PolicyError};
 
 /// The settings of limiters by their policy and their id.
@@ -60,7 +60,7 @@ fn unknown_component(source: &str, policy: &Policy, id: &str) -> PolicyError {
     PolicyError::new(source, message)
 }
 
-impl EngineBuilder {
+impl<M: EngineMode> EngineBuilder<M> {
     /// Makes a concurrency limiter of a policy file find its limit by itself. The settings replace
     /// its `max_concurrency`; its other parameters remain. For a policy in code, use
     /// [`ConcurrencyLimit::adaptive`](crate::policy::build::ConcurrencyLimit::adaptive).
@@ -76,7 +76,7 @@ impl EngineBuilder {
         settings: AdaptiveConcurrency,
     ) -> Self {
         let limiter = (policy_name.into(), component_id.into());
-        self.adaptive.0.insert(limiter, settings);
+        self.settings.adaptive.0.insert(limiter, settings);
         self
     }
 }
@@ -102,7 +102,7 @@ pub struct AdaptiveLimit {
     pub highest: f64,
 }
 
-impl Engine {
+impl<M: EngineMode> Engine<M> {
     /// Returns the limits of all concurrency limiters that [find them by
     /// themselves](AdaptiveConcurrency), policy by policy. Visits every key: for metrics, not for
     /// each request.

@@ -1,11 +1,11 @@
 //! The builder of an engine: policies and settings.
 
 use std::collections::HashMap;
+use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
-use super::Engine;
 use super::adaptive_limits::AdaptiveSettings;
 use super::cache::EngineCaches;
 use super::clock::{Clock, Nanos, SystemClock};
@@ -18,6 +18,7 @@ use super::shared::{SharedContext, SharedStore};
 use super::snapshot::{EngineSettings, Snapshot};
 use super::source::{self, PolicySource, PolicySources};
 use super::store::StoreLimits;
+use super::{Engine, EngineMode, InProcess};
 use crate::policy::build::Policy;
 use crate::policy::{CountOnly, PolicyError};
 use aperture_core::FlowOutcome;
@@ -39,7 +40,14 @@ const DEFAULT_CACHE_BYTES: usize = 64 << 20;
 /// assert_eq!(error.file(), "no/such/policy.yaml");
 /// ```
 #[derive(Debug)]
-pub struct EngineBuilder {
+pub struct EngineBuilder<M = InProcess> {
+    pub(super) settings: BuilderSettings,
+    pub(super) mode: PhantomData<M>,
+}
+
+/// What a builder has collected.
+#[derive(Debug)]
+pub(super) struct BuilderSettings {
     sources: Vec<PolicySource>,
     agent_group: Option<String>,
     clock: Option<Arc<dyn Clock>>,
@@ -50,7 +58,7 @@ pub struct EngineBuilder {
     signal_source: Option<Arc<dyn SignalSource>>,
     manual_actuation: bool,
     dry_run: DryRunPolicies,
-    shared: Option<Arc<dyn SharedStore>>,
+    pub(super) shared: Option<Arc<dyn SharedStore>>,
     pub(super) adaptive: AdaptiveSettings,
     counted_outcomes: CountedOutcomes,
 }
@@ -59,12 +67,15 @@ impl Engine {
     /// Returns a builder without policies; an engine without policies lets everything pass.
     #[must_use]
     pub fn builder() -> EngineBuilder {
-        EngineBuilder::new()
+        EngineBuilder {
+            settings: BuilderSettings::default(),
+            mode: PhantomData,
+        }
     }
 }
 
-impl EngineBuilder {
-    pub(super) fn new() -> Self {
+impl Default for BuilderSettings {
+    fn default() -> Self {
         Self {
             sources: Vec::new(),
             agent_group: None,
@@ -81,12 +92,14 @@ impl EngineBuilder {
             counted_outcomes: CountedOutcomes::default(),
         }
     }
+}
 
+impl<M: EngineMode> EngineBuilder<M> {
     /// Adds the policy of a file: a `kind: Policy` resource, a bare policy, or the values of a
     /// blueprint. [`build`](Self::build) reads the file.
     #[must_use]
     pub fn policy_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.sources.push(PolicySource::File(path.into()));
+        self.settings.sources.push(PolicySource::File(path.into()));
         self
     }
 
@@ -94,7 +107,7 @@ impl EngineBuilder {
     /// named `name` without its extension.
     #[must_use]
     pub fn policy_text(mut self, name: impl Into<String>, text: impl Into<String>) -> Self {
-        self.sources.push(PolicySource::Text {
+        self.settings.sources.push(PolicySource::Text {
             name: name.into(),
             text: text.into(),
         });
@@ -105,7 +118,9 @@ impl EngineBuilder {
     /// subfolders and hidden files are skipped.
     #[must_use]
     pub fn policy_folder(mut self, path: impl Into<PathBuf>) -> Self {
-        self.sources.push(PolicySource::Folder(path.into()));
+        self.settings
+            .sources
+            .push(PolicySource::Folder(path.into()));
         self
     }
 
@@ -131,10 +146,10 @@ impl EngineBuilder {
     #[must_use]
     pub fn policy(mut self, policy: Policy) -> Self {
         if policy.is_dry_run() {
-            self.dry_run.add(policy.name().to_owned());
+            self.settings.dry_run.add(policy.name().to_owned());
         }
-        self.sources
-            .push(PolicySource::Code(policy.into_document()));
+        let source = PolicySource::Code(policy.into_document());
+        self.settings.sources.push(source);
         self
     }
 
@@ -146,14 +161,14 @@ impl EngineBuilder {
     /// [warning](Engine::warnings).
     #[must_use]
     pub fn agent_group(mut self, group: impl Into<String>) -> Self {
-        self.agent_group = Some(group.into());
+        self.settings.agent_group = Some(group.into());
         self
     }
 
     /// Sets the clock, which is the system's monotonic clock by default.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
-        self.clock = Some(Arc::new(clock));
+        self.settings.clock = Some(Arc::new(clock));
         self
     }
 
@@ -166,7 +181,7 @@ impl EngineBuilder {
     /// others.
     #[must_use]
     pub fn upstream_ramp_mode(mut self, on: bool) -> Self {
-        self.upstream_ramp_mode = on;
+        self.settings.upstream_ramp_mode = on;
         self
     }
 
@@ -218,7 +233,7 @@ impl EngineBuilder {
     /// ```
     #[must_use]
     pub fn upstream_buckets(mut self, on: bool) -> Self {
-        self.upstream_buckets = on;
+        self.settings.upstream_buckets = on;
         self
     }
 
@@ -227,7 +242,7 @@ impl EngineBuilder {
     #[doc(hidden)]
     #[must_use]
     pub fn actuated_by_hand(mut self, manual: bool) -> Self {
-        self.manual_actuation = manual;
+        self.settings.manual_actuation = manual;
         self
     }
 
@@ -241,7 +256,7 @@ impl EngineBuilder {
     /// unless all keys have. The bound should still be well above the number of legitimate keys.
     #[must_use]
     pub fn max_keys(mut self, keys: usize) -> Self {
-        self.max_keys = keys.max(1);
+        self.settings.max_keys = keys.max(1);
         self
     }
 
@@ -249,7 +264,7 @@ impl EngineBuilder {
     /// keys, values, and 128 bytes for each entry. With less than 2 MiB, large entries are refused.
     #[must_use]
     pub fn cache_bytes(mut self, bytes: usize) -> Self {
-        self.cache_bytes = bytes;
+        self.settings.cache_bytes = bytes;
         self
     }
 
@@ -258,77 +273,7 @@ impl EngineBuilder {
     /// over the policy's own flux meters in the form that blueprints generate.
     #[must_use]
     pub fn signal_source(mut self, source: impl SignalSource + 'static) -> Self {
-        self.signal_source = Some(Arc::new(source));
-        self
-    }
-
-    /// Shares limits with all engines that have a store of the same content: the buckets of rate
-    /// limiters and quota schedulers, and the slots of concurrency limiters and concurrency
-    /// schedulers. See [Shared limits](super#shared-limits).
-    ///
-    /// A flow that such a component selects waits for the reply of the store, so it is decided by
-    /// [`Engine::start`], or by a [`Decider`](aperture_core::Decider) whose future is awaited.
-    /// [`Engine::check`] does not wait: it decides by this engine's share of each limit.
-    ///
-    /// ```
-    /// use std::sync::Weak;
-    /// use std::time::Duration;
-    /// use tower_aperture::engine::shared::{
-    ///     SharedStore, SlotListener, StoreAbsence, StoreKey, StoreOperation, StoreReply,
-    /// };
-    /// use tower_aperture::engine::{CheckInput, Engine};
-    /// use tower_aperture::FlowParams;
-    ///
-    /// /// A store that is away, while two engines share it.
-    /// #[derive(Debug)]
-    /// struct Away;
-    ///
-    /// impl SharedStore for Away {
-    ///     fn submit(&self, _: StoreOperation, reply: StoreReply) {
-    ///         drop(reply);
-    ///     }
-    ///     fn deadline(&self) -> Duration {
-    ///         Duration::from_millis(20)
-    ///     }
-    ///     fn is_available(&self) -> bool {
-    ///         false
-    ///     }
-    ///     fn nodes(&self) -> u32 {
-    ///         2
-    ///     }
-    ///     fn absence(&self) -> StoreAbsence {
-    ///         StoreAbsence::LocalShare
-    ///     }
-    ///     fn decided_without(&self) {}
-    ///     fn listen(&self, _: StoreKey, _: Weak<dyn SlotListener>) {}
-    /// }
-    ///
-    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
-    /// let engine = Engine::builder()
-    ///     .policy_text("four-an-hour.yaml", "
-    /// blueprint: rate-limiting/base
-    /// policy:
-    ///   policy_name: four-an-hour
-    ///   rate_limiter:
-    ///     bucket_capacity: 4
-    ///     fill_amount: 4
-    ///     parameters: {interval: 3600s}
-    ///     selectors: [{control_point: checkout}]
-    /// ")
-    ///     .shared(Away)
-    ///     .build()?;
-    /// let params = FlowParams::new();
-    /// let input = CheckInput::new("checkout", &params);
-    /// for accepted in [true, true, false] {
-    ///     assert_eq!(engine.start(&input).await.0.accepted(), accepted);
-    /// }
-    /// assert_eq!(engine.stats().decided_without_store, 3);
-    /// # Ok::<(), tower_aperture::PolicyError>(())
-    /// # }).unwrap();
-    /// ```
-    #[must_use]
-    pub fn shared(mut self, store: impl SharedStore) -> Self {
-        self.shared = Some(Arc::new(store));
+        self.settings.signal_source = Some(Arc::new(source));
         self
     }
 
@@ -370,7 +315,7 @@ impl EngineBuilder {
     /// ```
     #[must_use]
     pub fn dry_run(mut self, policy_name: impl Into<String>) -> Self {
-        self.dry_run.add(policy_name.into());
+        self.settings.dry_run.add(policy_name.into());
         self
     }
 
@@ -378,7 +323,7 @@ impl EngineBuilder {
     /// one.
     #[must_use]
     pub fn dry_run_all(mut self, all: bool) -> Self {
-        self.dry_run.set_all(all);
+        self.settings.dry_run.set_all(all);
         self
     }
 
@@ -415,7 +360,8 @@ impl EngineBuilder {
         predicate: impl Fn(&FlowOutcome) -> bool + Send + Sync + 'static,
     ) -> Self {
         let predicate = CountOnly::new(predicate);
-        self.counted_outcomes
+        self.settings
+            .counted_outcomes
             .add(policy_name.into(), component_id.into(), predicate);
         self
     }
@@ -428,39 +374,42 @@ impl EngineBuilder {
     /// this version does not support, if two policies have the same name, or if
     /// [`dry_run`](Self::dry_run) names a policy that does not exist. The error names the file, and
     /// the line and field where known.
-    pub fn build(self) -> Result<Engine, PolicyError> {
+    pub fn build(self) -> Result<Engine<M>, PolicyError> {
+        let builder = self.settings;
         let settings = EngineSettings {
-            agent_group: self.agent_group,
+            agent_group: builder.agent_group,
             component_context: ComponentContext {
                 limits: StoreLimits {
-                    keys: self.max_keys,
+                    keys: builder.max_keys,
                     shards: shard_count(),
                     max_idle: Nanos::MAX,
                 },
-                clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
-                upstream_ramp_mode: self.upstream_ramp_mode,
-                upstream_buckets: self.upstream_buckets,
-                manual_signals: self.manual_actuation,
-                shared: self.shared.map(SharedContext::new),
+                clock: builder
+                    .clock
+                    .unwrap_or_else(|| Arc::new(SystemClock::new())),
+                upstream_ramp_mode: builder.upstream_ramp_mode,
+                upstream_buckets: builder.upstream_buckets,
+                manual_signals: builder.manual_actuation,
+                shared: builder.shared.map(SharedContext::new),
             },
-            signal_source: self.signal_source,
-            dry_run: self.dry_run,
-            adaptive: self.adaptive,
-            counted_outcomes: self.counted_outcomes,
+            signal_source: builder.signal_source,
+            dry_run: builder.dry_run,
+            adaptive: builder.adaptive,
+            counted_outcomes: builder.counted_outcomes,
         };
-        let mut contents = source::read(&self.sources, false)?;
+        let mut contents = source::read(&builder.sources, false)?;
         let no_overrides = HashMap::new();
         let LoadedSnapshot { snapshot, .. } =
             Snapshot::load(&settings, &mut contents, &no_overrides, None)?;
         let sources = PolicySources {
-            list: self.sources.into(),
+            list: builder.sources.into(),
             last_tried: contents.clone(),
             refusal: None,
             read_error: None,
             in_force: contents,
             dynamic_overrides: no_overrides,
         };
-        let caches = EngineCaches::new(self.cache_bytes);
+        let caches = EngineCaches::new(builder.cache_bytes);
         Ok(Engine::new(settings, sources, snapshot, caches))
     }
 }

@@ -7,13 +7,12 @@ use super::flow_timer::FlowTimer;
 use super::owned_flow::OwnedFlow;
 use super::pending::{PendingDecision, WaitingFlow};
 use super::run::{Decided, RunEnd, RunOptions};
-use super::{CheckInput, CheckReport, Engine, EngineTicket, PendingReport};
+use super::{CheckInput, CheckReport, Engine, EngineMode, EngineTicket, PendingReport};
 
 impl Engine {
     /// Decides about a flow at once and returns the full report. A scheduler rejects the flow if it
-    /// would have to wait; [`start`](Self::start) lets it wait. An engine with a
-    /// [shared store](super::EngineBuilder::shared) does not ask the store here, and decides by its
-    /// share of each limit.
+    /// would have to wait; [`start`](Self::start) lets it wait. Not offered with a
+    /// [shared store](super::EngineBuilder::shared), whose replies flows wait for.
     ///
     /// Slots of concurrency limiters and schedulers are held until they are passed to
     /// [`flow_end`](Self::flow_end), or until they expire.
@@ -24,6 +23,21 @@ impl Engine {
         report
     }
 
+    /// Decides about a flow at once: schedulers reject it if it would have to wait, and an engine in
+    /// process has no store to wait for.
+    pub(super) fn check_at_once<C: OutputCollector>(
+        &self,
+        input: &CheckInput<'_, '_>,
+        collector: C,
+    ) -> C::Output {
+        match self.run_check(input, collector, MayWait::ForStore) {
+            PendingDecision::Decided(Some(output)) => output,
+            _ => unreachable!("a flow that may not wait is decided at once"),
+        }
+    }
+}
+
+impl<M: EngineMode> Engine<M> {
     /// Decides about a flow, which may have to wait, and returns a future of the full report.
     ///
     /// The flow is in its queues when this returns. The future only delivers the report; dropping
@@ -61,18 +75,6 @@ impl Engine {
         PendingReport::new(self.start_check(input, ReportCollector::new(input)))
     }
 
-    /// Decides about a flow at once: schedulers reject it if it would have to wait.
-    pub(super) fn check_at_once<C: OutputCollector>(
-        &self,
-        input: &CheckInput<'_, '_>,
-        collector: C,
-    ) -> C::Output {
-        match self.run_check(input, collector, MayWait::No) {
-            PendingDecision::Decided(Some(output)) => output,
-            _ => unreachable!("a flow that may not wait is decided at once"),
-        }
-    }
-
     /// Decides about a flow, which may have to wait; in shadow mode, for a shared store only.
     pub(super) fn start_check<C: OutputCollector>(
         &self,
@@ -105,7 +107,7 @@ impl Engine {
                 held,
                 undecided,
             }) => {
-                let flow_timer = FlowTimer::begin(self, meters, &time);
+                let flow_timer = FlowTimer::begin(&self.shared, meters, &time);
                 let ticket = EngineTicket::new(held).with_flow_timer(flow_timer);
                 PendingDecision::Decided(Some(collector.finish(DecisionEnd {
                     flow: &flow,
@@ -117,8 +119,15 @@ impl Engine {
             RunEnd::Waits(suspended, held) => {
                 let flow = OwnedFlow::new(&flow, input.params, &time);
                 let looks_up = input.cache_lookup;
-                let waiting =
-                    WaitingFlow::new(self, flow, *suspended, held, collector, looks_up, meters);
+                let waiting = WaitingFlow::new(
+                    &self.shared,
+                    flow,
+                    *suspended,
+                    held,
+                    collector,
+                    looks_up,
+                    meters,
+                );
                 PendingDecision::Waits(Box::pin(waiting))
             }
         }

@@ -13,7 +13,7 @@ use super::pending::{PendingDecision, WaitingFlow};
 use super::run::{Decided, RunEnd, RunOptions};
 use super::snapshot::Snapshot;
 use super::stages::Suspended;
-use super::{Engine, EnginePending, EngineTicket};
+use super::{Engine, EngineMode, EnginePending, EngineTicket};
 use aperture_core::encode::encode_baggage;
 use aperture_core::{
     Check, ControlPoint, Decider, FlowParams, HttpAttributes, LabelSource, Verdict,
@@ -23,7 +23,7 @@ use aperture_core::{
 /// ms or less, a component that would have to read its state rejects the flow, as an Agent does. A
 /// flow with neither a check timeout nor a caller timeout has no deadline here; an
 /// `ApertureClient` over the engine sets a default of 200 ms.
-impl Decider for Engine {
+impl<M: EngineMode> Decider for Engine<M> {
     type Ticket = EngineTicket;
     type Pending = EnginePending;
 
@@ -117,7 +117,7 @@ impl DecideContext {
     }
 }
 
-impl Engine {
+impl<M: EngineMode> Engine<M> {
     /// Decides by these labels, with tickets and futures of another type. The callbacks create them in their final
     /// place, because moving one costs about as much as looking up a key.
     #[inline(always)]
@@ -248,7 +248,7 @@ impl Engine {
         held: HeldSlots,
         time: &DecisionTime<'_>,
     ) -> EngineTicket {
-        let flow_timer = FlowTimer::begin(self, live.matched(flow), time);
+        let flow_timer = FlowTimer::begin(&self.shared, live.matched(flow), time);
         EngineTicket::new(held).with_flow_timer(flow_timer)
     }
 
@@ -264,7 +264,15 @@ impl Engine {
         collector: VerdictCollector,
     ) -> EnginePending {
         let meters = live.matched(flow);
-        let waiting = WaitingFlow::new(self, owned, suspended, held, collector, false, meters);
+        let waiting = WaitingFlow::new(
+            &self.shared,
+            owned,
+            suspended,
+            held,
+            collector,
+            false,
+            meters,
+        );
         EnginePending::new(Box::pin(waiting))
     }
 }

@@ -43,13 +43,11 @@ impl DecisionStep {
     }
 }
 
-/// The longest wait that a flow accepts: none, a reply of the shared store, or a queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// The longest wait that a flow accepts: the reply of a shared store, or a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MayWait {
-    /// Nothing: every component decides at once.
-    No,
-    /// The reply of a shared store, but no queue: the flow is in shadow mode, or the component in a
-    /// dry run.
+    /// The reply of a shared store, but no queue: the flow is in shadow mode, the component is in a
+    /// dry run, or the check decides at once, which only engines without a store offer.
     ForStore,
     /// The reply of a shared store, and a queue.
     InQueue,

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Engine;
 use super::clock::{Nanos, nanos};
 use super::component::{LabelledSlots, StartedReturn};
 use super::component_entry::ComponentEntry;
@@ -11,6 +10,7 @@ use super::engine_flow::DEADLINE_MARGIN;
 use super::flow_end_pending::{PendingFlowEnd, StartedSlotReturn};
 use super::report::CheckReport;
 use super::request_id::RequestId;
+use super::{Engine, EngineMode};
 
 /// The length in bytes from which on an Agent refuses a key.
 const LONG_LABEL: usize = 256;
@@ -114,7 +114,7 @@ impl CheckReport {
     }
 }
 
-impl Engine {
+impl<M: EngineMode> Engine<M> {
     /// Returns the slots that a flow held, as an Agent's `FlowEnd` does. The result has one status
     /// per reference, in their order.
     ///

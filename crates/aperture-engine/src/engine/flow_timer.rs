@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use super::Engine;
 use super::clock::{DecisionTime, Nanos, nanos};
 use super::flux_meter::{FluxMeter, MatchedMeters};
+use super::in_process::EngineShared;
 use aperture_core::FlowOutcome;
 
 /// Measures a decided flow until it ends.
 #[derive(Debug)]
 pub(crate) struct FlowTimer {
-    engine: Engine,
+    engine: Arc<EngineShared>,
     meters: MatchedMeters,
     begun: Nanos,
 }
@@ -20,7 +20,7 @@ impl FlowTimer {
     /// measures the flow.
     #[inline]
     pub(crate) fn begin(
-        engine: &Engine,
+        engine: &Arc<EngineShared>,
         meters: MatchedMeters,
         time: &DecisionTime<'_>,
     ) -> Option<Self> {
@@ -29,7 +29,7 @@ impl FlowTimer {
         }
         Some(Self {
             begun: time.now(),
-            engine: engine.clone(),
+            engine: Arc::clone(engine),
             meters,
         })
     }
@@ -41,10 +41,10 @@ impl FlowTimer {
 
     /// Records the duration of the flow.
     pub(crate) fn end(self, outcome: FlowOutcome) {
-        let now = nanos(self.engine.shared.clock.now());
+        let now = nanos(self.engine.clock.now());
         let duration = now.saturating_sub(self.begun);
         // First make up for the ticks of circuits that are due, which must not see this flow.
-        self.engine.shared.live.load().control.catch_up(now);
+        self.engine.live.load().control.catch_up(now);
         self.meters.record(duration, outcome, now);
     }
 }

@@ -1,6 +1,7 @@
 //! [`Engine`]: the state that its clones share, and what it tells about itself.
 
 use std::fmt::{self, Write as _};
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -8,6 +9,7 @@ use arc_swap::ArcSwap;
 use super::cache::EngineCaches;
 use super::clock::{Clock, nanos};
 use super::control::ControlLoop;
+use super::mode::{EngineMode, InProcess};
 use super::queries::PolicyQuery;
 use super::shared::SharedContext;
 use super::snapshot::{EngineSettings, Snapshot};
@@ -52,9 +54,13 @@ use aperture_core::decision_counters::DecisionCounters;
 /// assert!(engine.check(&input).accepted());
 /// # Ok::<(), tower_aperture::PolicyError>(())
 /// ```
+///
+/// `M` is the [mode](EngineMode) of the engine: [`InProcess`], or [`Shared`](super::Shared) for one
+/// with a [shared store](super::EngineBuilder::shared). `Engine` alone is an engine in process.
 #[derive(Clone)]
-pub struct Engine {
+pub struct Engine<M = InProcess> {
     pub(super) shared: Arc<EngineShared>,
+    pub(super) mode: PhantomData<M>,
 }
 
 #[derive(Debug)]
@@ -76,7 +82,7 @@ pub(super) struct EngineShared {
     pub(super) sources: Mutex<PolicySources>,
 }
 
-impl Engine {
+impl<M: EngineMode> Engine<M> {
     pub(super) fn new(
         settings: EngineSettings,
         sources: PolicySources,
@@ -96,6 +102,7 @@ impl Engine {
                 reload_lock: Mutex::new(()),
                 sources: Mutex::new(sources),
             }),
+            mode: PhantomData,
         }
     }
 
@@ -219,7 +226,7 @@ impl Engine {
     }
 }
 
-impl fmt::Debug for Engine {
+impl<M> fmt::Debug for Engine<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine")
             .field(

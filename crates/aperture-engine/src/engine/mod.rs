@@ -148,8 +148,10 @@
 //!   charged to the store. An operation whose reply is lost may have taken tokens; they are not
 //!   returned, so engines together grant fewer tokens then, never more. A slot is returned even
 //!   then.
-//! - [`Engine::check`] does not wait, so it decides by the share. Flows in shadow mode, and
-//!   components in a dry run, wait for the store and not in queues.
+//! - Decisions are futures: by [`Engine::start`], by [`Engine::start_http`], or by a
+//!   [`Decider`](aperture_core::Decider), which returns `Pending` unless the store has replied. An
+//!   engine of the mode [`Shared`] has no [`Engine::check`]. Flows in shadow mode, and components in
+//!   a dry run, wait for the store and not in queues.
 //! - Returned tokens reach the bucket even while a rejection is remembered, unless
 //!   [`upstream_buckets`](EngineBuilder::upstream_buckets) is on. (In process, and on an Agent, a
 //!   rate limiter discards them.)
@@ -240,6 +242,7 @@ mod index;
 mod interleavings;
 mod limiters;
 mod loader;
+mod mode;
 mod observe;
 mod owned_flow;
 mod pending;
@@ -284,6 +287,7 @@ pub use self::http::{HttpReport, PendingHttpReport};
 pub use self::http_answer::HttpAnswer;
 pub use self::http_input::{AddressFlaw, HttpInput, HttpInputError, HttpRequest, SocketAddress};
 pub use self::in_process::Engine;
+pub use self::mode::{EngineMode, InProcess, Shared};
 #[doc(hidden)]
 pub use self::observe::{ComponentStats, InForceNames, NamedComponent, SignalReadings};
 pub use self::pending::{EnginePending, PendingReport};

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use super::Engine;
 use super::clock::nanos;
 use super::component_entry::ComponentEntry;
 use super::flux_meter::FluxMeter;
 use super::schedulers::Scheduler;
 use super::snapshot::Snapshot;
+use super::{Engine, EngineMode};
 
 pub use super::control::SignalReadings;
 
@@ -19,7 +19,7 @@ pub struct InForceNames(Arc<Snapshot>);
 
 impl InForceNames {
     /// Returns true while these policies are in force.
-    pub fn are_current(&self, engine: &Engine) -> bool {
+    pub fn are_current<M: EngineMode>(&self, engine: &Engine<M>) -> bool {
         Arc::ptr_eq(&self.0, &engine.shared.live.load())
     }
 
@@ -88,7 +88,7 @@ pub struct ComponentStats {
     pub evicted: u64,
 }
 
-impl Engine {
+impl<M: EngineMode> Engine<M> {
     /// Returns the agent group that selectors are matched with.
     #[doc(hidden)]
     pub fn agent_group(&self) -> &str {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -10,12 +11,12 @@ use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
 use tokio::time::{Sleep, sleep};
 
-use super::Engine;
 use super::clock::{DecisionTime, Nanos, duration, nanos};
 use super::collector::{DecisionEnd, OutputCollector, ReportCollector, VerdictCollector};
 use super::flow_timer::FlowTimer;
 use super::flux_meter::MatchedMeters;
 use super::held_slots::HeldSlots;
+use super::in_process::EngineShared;
 use super::owned_flow::OwnedFlow;
 use super::report::CheckReport;
 use super::run::RunObserver;
@@ -163,7 +164,7 @@ impl<C: OutputCollector> Future for PendingDecision<C> {
 pin_project! {
     /// A flow in the steps in which flows wait. It is the future of the output of its collector.
     pub(super) struct WaitingFlow<C> {
-        engine: Engine,
+        engine: Arc<EngineShared>,
         flow: OwnedFlow,
         suspended: Suspended,
         held: HeldSlots,
@@ -183,7 +184,7 @@ pin_project! {
             if this.suspended.is_finished() {
                 return;
             }
-            let now = nanos(this.engine.shared.clock.now());
+            let now = nanos(this.engine.clock.now());
             let suspended = this.suspended;
             this.flow.with(now, |flow| suspended.abandon(flow, now));
         }
@@ -192,7 +193,7 @@ pin_project! {
 
 impl<C: OutputCollector> WaitingFlow<C> {
     pub(super) fn new(
-        engine: &Engine,
+        engine: &Arc<EngineShared>,
         flow: OwnedFlow,
         suspended: Suspended,
         held: HeldSlots,
@@ -201,7 +202,7 @@ impl<C: OutputCollector> WaitingFlow<C> {
         meters: MatchedMeters,
     ) -> Self {
         Self {
-            engine: engine.clone(),
+            engine: Arc::clone(engine),
             flow,
             suspended,
             held,
@@ -229,7 +230,7 @@ impl<C: OutputCollector> Future for WaitingFlow<C> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
         let mut this = self.project();
-        let shared = &*this.engine.shared;
+        let shared = &**this.engine;
         let clock = &*shared.clock;
         loop {
             let now = nanos(clock.now());

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::clock::{DecisionTime, Nanos};
 use super::component::{ComponentContext, FromPolicy, PolicyComponent};
 use super::control::{Actuator, Demand, Setting};
-use super::decision::{DecisionWithSlot, MayWait};
+use super::decision::DecisionWithSlot;
 use super::engine_flow::EngineFlow;
 use super::limiters::{
     AdaptiveLimiter, ConcurrencyLimiter, Limiter, RateLimiter, Sampler, SharedConcurrencyLimiter,
@@ -145,15 +145,14 @@ macro_rules! registry {
             pub(crate) fn schedule(
                 &self,
                 flow: &EngineFlow<'_, '_>,
-                may_wait: MayWait,
                 time: &DecisionTime<'_>,
             ) -> ScheduleResult {
                 match self {
                     $($(#[$limiter_attribute])*
                     Self::$limiter(limiter) => ScheduleResult::Decided(limiter.decide(flow, time)),)*
                     $($(#[$scheduler_attribute])*
-                    Self::$scheduler(scheduler) => scheduler.schedule(flow, may_wait, time),)*
-                    $(Self::$shared(limiter) => limiter.ask(flow, may_wait, time),)*
+                    Self::$scheduler(scheduler) => scheduler.schedule(flow, time),)*
+                    $(Self::$shared(limiter) => limiter.ask(flow, time),)*
                 }
             }
 
@@ -163,7 +162,6 @@ macro_rules! registry {
                 &self,
                 flow: &EngineFlow<'_, '_>,
                 answer: StoreAnswer,
-                may_wait: MayWait,
                 now: Nanos,
             ) -> ScheduleResult {
                 match self {
@@ -172,7 +170,7 @@ macro_rules! registry {
                         ScheduleResult::Decided(limiter.decide(flow, &DecisionTime::at(now)))
                     })*
                     $($(#[$scheduler_attribute])*
-                    Self::$scheduler(scheduler) => scheduler.resume(flow, answer, may_wait, now),)*
+                    Self::$scheduler(scheduler) => scheduler.resume(flow, answer, now),)*
                     $(Self::$shared(limiter) => {
                         ScheduleResult::Decided(limiter.resume(flow, answer, now))
                     })*

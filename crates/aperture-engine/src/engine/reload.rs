@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
+use super::EngineMode;
 use super::clock::nanos;
 use super::in_process::{Engine, EngineShared};
 use super::loader::LoadedSnapshot;
@@ -10,7 +11,7 @@ use super::source::{self, PolicySources, SourceContents};
 use super::sync::{MutexGuard, lock};
 use crate::policy::PolicyError;
 
-impl Engine {
+impl<M: EngineMode> Engine<M> {
     /// Reads the files, folders and texts that the engine was built from again, and puts their
     /// content in force. Policies from code stay in force.
     ///

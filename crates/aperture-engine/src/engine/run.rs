@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::Engine;
 use super::cache::EngineCaches;
 use super::clock::DecisionTime;
 use super::collector::Collector;
@@ -13,6 +12,7 @@ use super::held_slots::HeldSlots;
 use super::schedulers::ScheduleResult;
 use super::snapshot::Snapshot;
 use super::stages::{self, Observer, StepProgress, Suspended};
+use super::{Engine, EngineMode};
 use aperture_core::{ControlPointMemo, FlowParams};
 
 /// What came of a run.
@@ -43,7 +43,7 @@ pub(super) struct RunOptions<'a, 'p> {
     pub(super) memo: Option<&'a ControlPointMemo>,
 }
 
-impl Engine {
+impl<M: EngineMode> Engine<M> {
     /// Decides about a flow as far as possible without waiting, and returns what `end` makes of the
     /// end. Flows that wait are counted when they are decided.
     ///

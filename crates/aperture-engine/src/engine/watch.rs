@@ -5,6 +5,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use std::{fmt, io};
 
+use super::EngineMode;
 use super::in_process::{Engine, EngineShared};
 use super::reload::PendingChange;
 use crate::policy::PolicyError;
@@ -48,7 +49,7 @@ struct WatcherState {
     finished_changed: Condvar,
 }
 
-impl Engine {
+impl<M: EngineMode> Engine<M> {
     /// Starts a watcher that polls the files and folders of the engine at this interval, at least a
     /// millisecond, and puts their content in force when it has changed and settled; see
     /// [`PolicyWatcher`].

@@ -35,12 +35,12 @@ use self::spans::SpanSeries;
 use super::prometheus::{Prometheus, PrometheusCollector};
 use aperture_engine::engine::{CheckReport, InForceNames};
 use aperture_redis::Redis;
-use tower_aperture::Engine;
+use tower_aperture::engine::{Engine, Shared};
 
 /// All metrics of an agent.
 pub(super) struct Metrics {
     registry: Registry,
-    engine: Engine,
+    engine: Engine<Shared>,
     /// The names of policies at the last time series were created or removed.
     names: RwLock<InForceNames>,
     checks: CheckSeries,
@@ -52,7 +52,7 @@ pub(super) struct Metrics {
 
 impl Metrics {
     pub(super) fn new(
-        engine: &Engine,
+        engine: &Engine<Shared>,
         prometheus: Option<Prometheus>,
         shared_store: Option<Redis>,
     ) -> Self {

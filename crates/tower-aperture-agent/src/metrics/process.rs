@@ -10,7 +10,7 @@ use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
-use tower_aperture::Engine;
+use tower_aperture::engine::{Engine, Shared};
 
 /// Metrics of the agent process.
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ pub(crate) struct ProcessSeries {
 }
 
 impl ProcessSeries {
-    pub(super) fn new(registry: &mut Registry, engine: &Engine) -> Self {
+    pub(super) fn new(registry: &mut Registry, engine: &Engine<Shared>) -> Self {
         let metrics = Self::default();
         let prefixed = registry.sub_registry_with_prefix("tower_aperture_agent");
         prefixed.register("waiting", "Flows in queues", metrics.waiting.clone());
@@ -82,7 +82,7 @@ impl ProcessSeries {
 
 /// Exports the counters of the engine.
 #[derive(Debug)]
-struct EngineCollector(Engine);
+struct EngineCollector(Engine<Shared>);
 
 impl Collector for EngineCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {

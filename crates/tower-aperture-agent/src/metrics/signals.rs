@@ -7,11 +7,11 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 
-use aperture_engine::engine::{Engine, SignalReadings};
+use aperture_engine::engine::{Engine, Shared, SignalReadings};
 
 /// Exports the signal readings that the engine counts; they are removed with their policies.
 #[derive(Debug)]
-pub(super) struct SignalCollector(pub(super) Engine);
+pub(super) struct SignalCollector(pub(super) Engine<Shared>);
 
 fn labels(readings: &SignalReadings) -> [(&'static str, &str); 3] {
     [

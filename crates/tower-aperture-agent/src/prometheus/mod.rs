@@ -19,7 +19,7 @@ pub use self::error::PrometheusError;
 use self::latest::LatestResults;
 pub use self::latest::PrometheusStats;
 use self::schedule::{QuerySchedule, REFRESH_INTERVAL, Shared};
-use aperture_engine::engine::{Engine, SignalSource};
+use aperture_engine::engine::{Engine, EngineMode, SignalSource};
 
 /// Runs the PromQL queries of policies on a Prometheus, over its HTTP API.
 ///
@@ -133,7 +133,7 @@ impl Prometheus {
     ///
     /// Requires a tokio runtime with I/O and time. It notices reloaded policies within a second.
     /// Poll only one such future per `Prometheus`: two would send every query twice.
-    pub async fn follow(&self, engine: &Engine) {
+    pub async fn follow<M: EngineMode>(&self, engine: &Engine<M>) {
         let mut schedule = QuerySchedule::default();
         let mut refresh = interval(REFRESH_INTERVAL);
         // After the machine was suspended, one refresh is enough.

@@ -11,7 +11,8 @@ use tower_aperture::FlowParams;
 use tower_aperture::cache::{CacheChange, CacheLookup, CacheRefusal, CacheValue};
 use tower_aperture::engine::{
     CacheEntry, CheckInput, CheckReport, Engine, EngineTicket, HttpInput, HttpInputError,
-    HttpReport, HttpRequest, PendingHttpReport, PendingReport, SlotRef, SlotReturn, SocketAddress,
+    HttpReport, HttpRequest, PendingHttpReport, PendingReport, Shared, SlotRef, SlotReturn,
+    SocketAddress,
 };
 use tower_aperture::{LabelLimits, Labels};
 
@@ -40,7 +41,7 @@ pub(crate) enum StartedCall {
 /// A flow that is decided, or queued until it is decided. Dropping this cancels the check.
 pub(crate) type PendingAnswer = Pin<Box<dyn Future<Output = (Answer, EngineTicket)>>>;
 
-pub(crate) fn start(engine: &Engine, call: &Call) -> StartedCall {
+pub(crate) fn start(engine: &Engine<Shared>, call: &Call) -> StartedCall {
     let request = &call.request;
     StartedCall::Answer(match &*call.rpc {
         "check_http" => match check_http(engine, call) {
@@ -123,7 +124,7 @@ impl EngineIds {
 
 /// Ends a flow, with the engine's ids in place of the recorded ones.
 pub(crate) fn end(
-    engine: &Engine,
+    engine: &Engine<Shared>,
     call: &Call,
     recorded: Option<&Value>,
     own: &EngineIds,
@@ -175,7 +176,7 @@ pub(crate) fn references(call: &Call, recorded: Option<&Value>, own: &EngineIds)
         .collect()
 }
 
-fn check(engine: &Engine, call: &Call) -> PendingReport {
+fn check(engine: &Engine<Shared>, call: &Call) -> PendingReport {
     let params = params(call);
     let services = texts(&call.request["services"]);
     let input = CheckInput::new(text(&call.request["control_point"]), &params)
@@ -208,7 +209,7 @@ fn deadline(call: &Call) -> Option<Duration> {
         .map(|seconds| Duration::from_secs_f64(seconds.max(0.0)))
 }
 
-fn check_http(engine: &Engine, call: &Call) -> Result<PendingHttpReport, HttpInputError> {
+fn check_http(engine: &Engine<Shared>, call: &Call) -> Result<PendingHttpReport, HttpInputError> {
     let request = &call.request;
     let headers = request["request"]["headers"].as_object();
     let headers: Vec<(&str, &str)> = headers
@@ -252,7 +253,7 @@ fn address(value: &Value) -> Option<SocketAddress<'_>> {
     value.is_object().then_some(address)
 }
 
-fn upsert(engine: &Engine, request: &Value) -> Value {
+fn upsert(engine: &Engine<Shared>, request: &Value) -> Value {
     let bytes = |entry: &Value| STANDARD.decode(text(&entry["value"])).unwrap_or_default();
     let result = &request["result_cache_entry"];
     let value = bytes(result);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use tower_aperture::engine::{Engine, LoopOutput, ManualClock, SignalSource};
+use tower_aperture::engine::{Engine, EngineMode, LoopOutput, ManualClock, SignalSource};
 
 use crate::Verdict;
 
@@ -29,7 +29,7 @@ fn constant(query: &str) -> Option<f64> {
 }
 
 /// Returns whether a policy has a query that only Prometheus can evaluate.
-pub(crate) fn queries_prometheus(engine: &Engine) -> bool {
+pub(crate) fn queries_prometheus<M: EngineMode>(engine: &Engine<M>) -> bool {
     let mut queries = engine.queries().into_iter();
     queries.any(|one| constant(&one.text).is_none())
 }

@@ -19,7 +19,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
-use tower_aperture::Engine;
+use tower_aperture::engine::{Engine, Shared};
 use tower_aperture::pb::FILE_DESCRIPTORS;
 use tower_aperture_agent::Agent;
 
@@ -123,7 +123,7 @@ pub(crate) fn encode(name: &str, json: &Value) -> Result<Vec<u8>, String> {
 }
 
 impl Served {
-    pub(crate) fn start(engine: Engine) -> Self {
+    pub(crate) fn start(engine: impl Into<Engine<Shared>>) -> Self {
         let agent = Agent::builder(engine).build();
         let own = agent.clone();
         let (address, task) = RUNTIME.block_on(async {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use aperture_redis::Redis;
 use serde_json::Value;
 use tower_aperture::PolicyError;
-use tower_aperture::engine::{Actuation, Clock, Engine, ManualClock};
+use tower_aperture::engine::{Actuation, Clock, Engine, ManualClock, Shared};
 
 use crate::answer::{self, Answer, EngineIds, PendingAnswer, StartedCall};
 use crate::compare::{Judge, compare_shares};
@@ -200,7 +200,7 @@ fn match_most(recording: &Recording, judge: &Judge<'_>, one_in: usize) -> Verdic
     Verdict::Differs(first_problem.unwrap_or_default())
 }
 
-fn load(recording: &Recording) -> Result<(Engine, ManualClock), PolicyError> {
+fn load(recording: &Recording) -> Result<(Engine<Shared>, ManualClock), PolicyError> {
     let clock = ManualClock::new();
     // A new load scheduler measures the demand for 31 seconds.
     let first = recording.calls.first().map_or(0.0, |call| call.at);
@@ -208,15 +208,16 @@ fn load(recording: &Recording) -> Result<(Engine, ManualClock), PolicyError> {
         .learned_at
         .map_or(first, |at| (at - 31.0).min(first));
     clock.advance_to(to_clock(created));
-    let mut builder = Engine::builder()
+    let builder = Engine::builder()
         .clock(clock.clone())
         .actuated_by_hand(!recording.decisions.is_empty())
         .signal_source(Constants)
         .upstream_buckets(true)
         .upstream_ramp_mode(recording.deviates.contains(&RAMP_MODE_ROW));
-    if let Some(url) = &recording.shared {
-        builder = builder.shared(store(url, &clock));
-    }
+    let mut builder = match &recording.shared {
+        Some(url) => builder.shared(store(url, &clock)),
+        None => builder.into(),
+    };
     if let Some(group) = &recording.agent_group {
         builder = builder.agent_group(group);
     }
@@ -257,7 +258,7 @@ struct Times {
 
 struct Player<'r> {
     recording: &'r Recording,
-    engine: Engine,
+    engine: Engine<Shared>,
     served: Option<Served>,
     /// Waits for the replies of a shared store.
     store_replies: tokio::runtime::Runtime,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::Engine;
 use crate::client::backend::BackendTicket;
 use crate::client::cache::ReadLookup;
-use crate::engine::{CheckInput, CheckReport, EngineTicket, PendingReport};
+use crate::engine::{CheckInput, CheckReport, EngineTicket, PendingReport, Shared};
 use crate::flow::{
     CacheLookup, Check, Decider, EndResponse, FlowOutcome, FlowParams, HttpExtras, Quota,
     SettleError, Ticket, TokenReturn, Verdict,
@@ -16,7 +16,7 @@ use crate::flow::{
 
 /// An engine that reports what each component decided, for flows without a layer.
 pub(super) struct ReportingEngine<'a> {
-    pub(super) engine: &'a Engine,
+    pub(super) engine: &'a Engine<Shared>,
     /// The check timeout of flows that set none; `None` means no limit.
     pub(super) check_timeout: Option<Duration>,
 }

@@ -5,8 +5,8 @@ mod store;
 use std::fmt;
 use std::time::Duration;
 
-use super::Engine;
 use super::clock::nanos;
+use super::{Engine, EngineMode};
 use aperture_core::{CacheChange, CacheLookup, Invalidations};
 
 pub(crate) use self::store::EngineCaches;
@@ -38,7 +38,7 @@ use self::store::CacheKey;
 /// assert_eq!(engine.cache_lookup("profile", "profile-42", []).result_value(), None);
 /// # Ok::<(), tower_aperture::PolicyError>(())
 /// ```
-impl Engine {
+impl<M: EngineMode> Engine<M> {
     /// Looks up a key of a control point's result cache, unless the key is empty, and keys of the
     /// global cache.
     pub fn cache_lookup<'k>(
@@ -97,7 +97,7 @@ impl Engine {
     }
 }
 
-impl Engine {
+impl<M: EngineMode> Engine<M> {
     /// Returns the invalidations of responses in the result caches.
     #[doc(hidden)]
     pub fn invalidations(&self) -> &Invalidations {

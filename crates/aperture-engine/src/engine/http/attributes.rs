@@ -3,10 +3,10 @@
 use super::super::collector::VerdictCollector;
 use super::super::decide::DecideContext;
 use super::super::http_input::{HttpInput, HttpRequest, SocketAddress};
-use super::super::{Engine, EnginePending, EngineTicket};
+use super::super::{Engine, EngineMode, EnginePending, EngineTicket};
 use aperture_core::{Check, FlowError, FlowErrorKind, FlowParams, HttpAttributes, Verdict};
 
-impl Engine {
+impl<M: EngineMode> Engine<M> {
     /// Like [`start_http`](Self::start_http), for the attributes that the layer has read, plus the
     /// header `baggage`.
     #[doc(hidden)]

@@ -19,7 +19,7 @@ use super::http_answer::HttpAnswer;
 use super::http_input::{HttpInput, HttpInputError};
 use super::pending::PendingDecision;
 use super::report::{CheckReport, ClassifierInfo};
-use super::{Engine, EngineTicket};
+use super::{Engine, EngineMode, EngineTicket};
 use aperture_core::{CacheLookup, FlowParams};
 
 /// The gRPC code `UNAVAILABLE`, by which proxies recognize a rejected request.
@@ -226,8 +226,10 @@ impl Engine {
         ticket.leave_open();
         Ok(report)
     }
+}
 
-    /// Like [`check_http`](Self::check_http) for a request that may wait in queues, as with
+impl<M: EngineMode> Engine<M> {
+    /// Like [`check_http`](Engine::check_http) for a request that may wait in queues, as with
     /// [`start`](Self::start). The ticket holds the slots that the request was granted.
     ///
     /// ```

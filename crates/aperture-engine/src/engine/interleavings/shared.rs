@@ -7,6 +7,7 @@ use std::sync::Weak;
 use std::task::{Context, Waker};
 
 use super::*;
+use crate::engine::Shared;
 use crate::engine::shared::{
     SharedStore, SlotListener, SlotsOutcome, StoreAbsence, StoreKey, StoreOperation, StoreOutcome,
     StoreReply, TokensOutcome,
@@ -118,7 +119,7 @@ impl SharedStore for Store {
     fn listen(&self, _: StoreKey, _: Weak<dyn SlotListener>) {}
 }
 
-fn engine_with(store: &Store, components: &[String]) -> (Engine, ManualClock) {
+fn engine_with(store: &Store, components: &[String]) -> (Engine<Shared>, ManualClock) {
     let clock = ManualClock::new();
     let engine = Engine::builder()
         .policy_text("test.yaml", policy_of(components))

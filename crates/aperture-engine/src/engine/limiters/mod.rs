@@ -19,7 +19,7 @@ mod sum_tree;
 
 use super::clock::{DecisionTime, Nanos};
 use super::component::PolicyComponent;
-use super::decision::{DecisionWithSlot, MayWait};
+use super::decision::DecisionWithSlot;
 use super::engine_flow::EngineFlow;
 use super::schedulers::ScheduleResult;
 use super::shared::StoreAnswer;
@@ -66,12 +66,7 @@ fn parse_tokens_label(key: &str, flow: &EngineFlow<'_, '_>) -> f64 {
 /// A limiter whose state is in a shared store.
 pub(crate) trait SharedLimiter: PolicyComponent {
     /// Asks the store about a flow, or decides without it.
-    fn ask(
-        &self,
-        flow: &EngineFlow<'_, '_>,
-        may_wait: MayWait,
-        time: &DecisionTime<'_>,
-    ) -> ScheduleResult;
+    fn ask(&self, flow: &EngineFlow<'_, '_>, time: &DecisionTime<'_>) -> ScheduleResult;
 
     /// Decides by the answer of the store.
     fn resume(

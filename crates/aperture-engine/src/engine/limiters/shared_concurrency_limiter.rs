@@ -10,7 +10,7 @@ use crate::engine::component::{
     ComponentContext, FromPolicy, LabelledSlots, PolicyComponent, ReportedKind, StartedReturn,
 };
 use crate::engine::control::{Actuator, Setting};
-use crate::engine::decision::{ComponentDecision, DecisionStep, DecisionWithSlot, MayWait};
+use crate::engine::decision::{ComponentDecision, DecisionStep, DecisionWithSlot};
 use crate::engine::engine_flow::{DEADLINE_MARGIN, EngineFlow};
 use crate::engine::request_id::RequestId;
 use crate::engine::schedulers::ScheduleResult;
@@ -106,12 +106,7 @@ impl FromPolicy for SharedConcurrencyLimiter {
 }
 
 impl SharedLimiter for SharedConcurrencyLimiter {
-    fn ask(
-        &self,
-        flow: &EngineFlow<'_, '_>,
-        may_wait: MayWait,
-        time: &DecisionTime<'_>,
-    ) -> ScheduleResult {
+    fn ask(&self, flow: &EngineFlow<'_, '_>, time: &DecisionTime<'_>) -> ScheduleResult {
         let tokens = requested_tokens(self.tokens_key.as_deref(), flow);
         let (Some(capacity), FlowKey::Present(key)) = (self.rules.capacity(), self.rules.key(flow))
         else {
@@ -123,7 +118,7 @@ impl SharedLimiter for SharedConcurrencyLimiter {
         }
         let now = time.now();
         // A limit that is not finite is none that engines could share.
-        if may_wait == MayWait::No || !capacity.is_finite() {
+        if !capacity.is_finite() {
             return ScheduleResult::Decided(self.decide_by_share(flow, capacity, now));
         }
         if !self.store.is_available() {

@@ -13,7 +13,7 @@ use crate::engine::component::{
     ComponentContext, FillTimes, FromPolicy, PolicyComponent, ReportedKind,
 };
 use crate::engine::control::{Actuator, Setting};
-use crate::engine::decision::{ComponentDecision, DecisionStep, DecisionWithSlot, MayWait};
+use crate::engine::decision::{ComponentDecision, DecisionStep, DecisionWithSlot};
 use crate::engine::engine_flow::{DEADLINE_MARGIN, EngineFlow};
 use crate::engine::schedulers::ScheduleResult;
 use crate::engine::shared::{
@@ -201,12 +201,7 @@ impl FromPolicy for SharedRateLimiter {
 }
 
 impl SharedLimiter for SharedRateLimiter {
-    fn ask(
-        &self,
-        flow: &EngineFlow<'_, '_>,
-        may_wait: MayWait,
-        time: &DecisionTime<'_>,
-    ) -> ScheduleResult {
+    fn ask(&self, flow: &EngineFlow<'_, '_>, time: &DecisionTime<'_>) -> ScheduleResult {
         let tokens = requested_tokens(self.tokens_key.as_deref(), flow);
         let FlowKey::Present(key) = self.key(flow) else {
             let decision = ComponentDecision::not_evaluated(tokens);
@@ -215,7 +210,7 @@ impl SharedLimiter for SharedRateLimiter {
         let now = time.now();
         let rules = self.current();
         // A limit that is not finite is none that engines could share.
-        let Some(bucket) = rules.shared_settings().filter(|_| may_wait > MayWait::No) else {
+        let Some(bucket) = rules.shared_settings() else {
             return ScheduleResult::Decided(self.decide_by_share(flow, now));
         };
         if flow.time_left <= DEADLINE_MARGIN {

@@ -13,7 +13,7 @@ use crate::engine::component::{
     ComponentContext, FromPolicy, LabelledSlots, PolicyComponent, ReportedKind,
 };
 use crate::engine::control::{Actuator, Setting};
-use crate::engine::decision::{DecisionStep, MayWait};
+use crate::engine::decision::DecisionStep;
 use crate::engine::engine_flow::{DEADLINE_MARGIN, EngineFlow, NO_DEADLINE};
 use crate::engine::limiters::FlowKey;
 use crate::engine::limiters::concurrency_limiter::{SlotRules, key_from_label};
@@ -90,12 +90,7 @@ impl FromPolicy for ConcurrencyScheduler {
 }
 
 impl Scheduler for ConcurrencyScheduler {
-    fn schedule(
-        &self,
-        flow: &EngineFlow<'_, '_>,
-        _: MayWait,
-        time: &DecisionTime<'_>,
-    ) -> ScheduleResult {
+    fn schedule(&self, flow: &EngineFlow<'_, '_>, time: &DecisionTime<'_>) -> ScheduleResult {
         if self.slot_rules().capacity().is_none() {
             return accept_unlimited(false);
         }

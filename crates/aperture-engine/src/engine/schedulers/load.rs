@@ -10,7 +10,7 @@ use super::{ScheduleResult, Scheduler};
 use crate::engine::clock::{DecisionTime, Nanos, nanos};
 use crate::engine::component::{ComponentContext, FromPolicy, PolicyComponent, ReportedKind};
 use crate::engine::control::{Actuator, Demand, Setting};
-use crate::engine::decision::{ComponentDecision, DecisionStep, DecisionWithSlot, MayWait};
+use crate::engine::decision::{ComponentDecision, DecisionStep, DecisionWithSlot};
 use crate::engine::engine_flow::EngineFlow;
 use crate::engine::sync::{Mutex, lock};
 use crate::engine::workload_latency::{WorkloadLatency, WorkloadTokens};
@@ -100,12 +100,7 @@ impl FromPolicy for LoadScheduler {
 }
 
 impl Scheduler for LoadScheduler {
-    fn schedule(
-        &self,
-        flow: &EngineFlow<'_, '_>,
-        _: MayWait,
-        time: &DecisionTime<'_>,
-    ) -> ScheduleResult {
+    fn schedule(&self, flow: &EngineFlow<'_, '_>, time: &DecisionTime<'_>) -> ScheduleResult {
         let now = time.now();
         let request = self.request(flow, now);
         if request.tokens == 0.0 {

@@ -33,7 +33,7 @@ use std::sync::Arc;
 
 use super::clock::{DecisionTime, Nanos};
 use super::component::PolicyComponent;
-use super::decision::{ComponentDecision, DecisionWithSlot, MayWait};
+use super::decision::{ComponentDecision, DecisionWithSlot};
 use super::engine_flow::EngineFlow;
 use super::shared::{StoreAnswer, StoreAsk};
 use super::workload_latency::{MeasuredWorkload, WorkloadLatency};
@@ -51,19 +51,13 @@ pub(crate) enum ScheduleResult {
 pub(crate) trait Scheduler: PolicyComponent {
     /// Decides about the flow, puts it in a queue, or asks the shared store. The caller makes a
     /// flow that may not wait leave the queue.
-    fn schedule(
-        &self,
-        flow: &EngineFlow<'_, '_>,
-        may_wait: MayWait,
-        time: &DecisionTime<'_>,
-    ) -> ScheduleResult;
+    fn schedule(&self, flow: &EngineFlow<'_, '_>, time: &DecisionTime<'_>) -> ScheduleResult;
 
     /// Continues with the answer of the shared store.
     fn resume(
         &self,
         _flow: &EngineFlow<'_, '_>,
         _answer: StoreAnswer,
-        _may_wait: MayWait,
         _now: Nanos,
     ) -> ScheduleResult {
         // A scheduler that asks no store gets no answer.

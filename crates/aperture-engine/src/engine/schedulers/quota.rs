@@ -13,7 +13,7 @@ use crate::engine::component::{
     ComponentContext, FillTimes, FromPolicy, PolicyComponent, ReportedKind,
 };
 use crate::engine::control::{Actuator, Setting};
-use crate::engine::decision::{ComponentDecision, DecisionStep, MayWait};
+use crate::engine::decision::{ComponentDecision, DecisionStep};
 use crate::engine::engine_flow::EngineFlow;
 use crate::engine::limiters::FlowKey;
 use crate::engine::limiters::bucket_inputs::BucketInputs;
@@ -114,12 +114,7 @@ impl FromPolicy for QuotaScheduler {
 }
 
 impl Scheduler for QuotaScheduler {
-    fn schedule(
-        &self,
-        flow: &EngineFlow<'_, '_>,
-        _: MayWait,
-        time: &DecisionTime<'_>,
-    ) -> ScheduleResult {
+    fn schedule(&self, flow: &EngineFlow<'_, '_>, time: &DecisionTime<'_>) -> ScheduleResult {
         if self.inputs().passes_all() {
             return accept_unlimited(false);
         }

@@ -15,7 +15,7 @@ use crate::engine::component::{
     ComponentContext, FromPolicy, LabelledSlots, PolicyComponent, ReportedKind, StartedReturn,
 };
 use crate::engine::control::{Actuator, Setting};
-use crate::engine::decision::{ComponentDecision, DecisionStep, DecisionWithSlot, MayWait};
+use crate::engine::decision::{ComponentDecision, DecisionStep, DecisionWithSlot};
 use crate::engine::engine_flow::{DEADLINE_MARGIN, EngineFlow, NO_DEADLINE};
 use crate::engine::limiters::FlowKey;
 use crate::engine::limiters::concurrency_limiter::{SlotRules, key_from_label};
@@ -131,12 +131,7 @@ impl FromPolicy for SharedConcurrencyScheduler {
 }
 
 impl Scheduler for SharedConcurrencyScheduler {
-    fn schedule(
-        &self,
-        flow: &EngineFlow<'_, '_>,
-        may_wait: MayWait,
-        time: &DecisionTime<'_>,
-    ) -> ScheduleResult {
+    fn schedule(&self, flow: &EngineFlow<'_, '_>, time: &DecisionTime<'_>) -> ScheduleResult {
         let Some(capacity) = self.slot_rules().capacity() else {
             return accept_unlimited(false);
         };
@@ -154,11 +149,6 @@ impl Scheduler for SharedConcurrencyScheduler {
         if queue.is_open() || !capacity.is_finite() {
             return queue.schedule(&request, now);
         }
-        if may_wait == MayWait::No {
-            let decided = decide_by_share(&queue, &request, now);
-            let rejected = || ComponentDecision::REJECTED.into();
-            return ScheduleResult::Decided(decided.unwrap_or_else(rejected));
-        }
         let time_left = match request.deadline {
             NO_DEADLINE => NO_DEADLINE,
             deadline => deadline.saturating_sub(now),
@@ -174,19 +164,13 @@ impl Scheduler for SharedConcurrencyScheduler {
         let operation = enter_slots(key, request.tokens, capacity, lifetime, false);
         let freed: Weak<dyn SlotListener> = Arc::<WaitQueue<SharedSlots>>::downgrade(&queue);
         match rules.store.ask(operation, Some(freed), time_left, now) {
-            Ok(answer) => self.resume(flow, answer, may_wait, now),
+            Ok(answer) => self.resume(flow, answer, now),
             Err(ask) => ScheduleResult::Asks(ask),
         }
     }
 
     /// A flow that gets no slot joins the queue.
-    fn resume(
-        &self,
-        flow: &EngineFlow<'_, '_>,
-        answer: StoreAnswer,
-        _: MayWait,
-        now: Nanos,
-    ) -> ScheduleResult {
+    fn resume(&self, flow: &EngineFlow<'_, '_>, answer: StoreAnswer, now: Nanos) -> ScheduleResult {
         let (FlowKey::Present(key), StoreOperation::Enter(enter)) =
             (self.slot_rules().key(flow), *answer.operation())
         else {

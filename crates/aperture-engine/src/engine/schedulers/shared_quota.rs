@@ -16,7 +16,7 @@ use crate::engine::component::{
     ComponentContext, FillTimes, FromPolicy, PolicyComponent, ReportedKind,
 };
 use crate::engine::control::{Actuator, Setting};
-use crate::engine::decision::{ComponentDecision, DecisionStep, DecisionWithSlot, MayWait};
+use crate::engine::decision::{ComponentDecision, DecisionStep, DecisionWithSlot};
 use crate::engine::engine_flow::{DEADLINE_MARGIN, EngineFlow, NO_DEADLINE};
 use crate::engine::limiters::FlowKey;
 use crate::engine::limiters::bucket_inputs::BucketInputs;
@@ -165,12 +165,7 @@ impl FromPolicy for SharedQuotaScheduler {
 }
 
 impl Scheduler for SharedQuotaScheduler {
-    fn schedule(
-        &self,
-        flow: &EngineFlow<'_, '_>,
-        may_wait: MayWait,
-        time: &DecisionTime<'_>,
-    ) -> ScheduleResult {
+    fn schedule(&self, flow: &EngineFlow<'_, '_>, time: &DecisionTime<'_>) -> ScheduleResult {
         if self.inputs().passes_all() {
             return accept_unlimited(false);
         }
@@ -181,7 +176,7 @@ impl Scheduler for SharedQuotaScheduler {
         let request = self.workloads.request(flow, now, None);
         let scheduled = match request.tokens == 0.0 {
             true => accept_without_tokens(),
-            false => self.ask(key, &request, may_wait, now),
+            false => self.ask(key, &request, now),
         };
         match self.workloads.counts_tokens(&request) {
             true => with_taken(scheduled, &self.queues, key, request.tokens),
@@ -190,13 +185,7 @@ impl Scheduler for SharedQuotaScheduler {
     }
 
     /// A flow that the store has no tokens for joins the queue.
-    fn resume(
-        &self,
-        flow: &EngineFlow<'_, '_>,
-        answer: StoreAnswer,
-        _: MayWait,
-        now: Nanos,
-    ) -> ScheduleResult {
+    fn resume(&self, flow: &EngineFlow<'_, '_>, answer: StoreAnswer, now: Nanos) -> ScheduleResult {
         let FlowKey::Present(key) = self.key(flow) else {
             return ScheduleResult::Decided(ComponentDecision::REJECTED.into());
         };
@@ -224,13 +213,7 @@ impl Scheduler for SharedQuotaScheduler {
 
 impl SharedQuotaScheduler {
     /// Asks the store for the tokens of a flow, or lets the flow join the queue.
-    fn ask(
-        &self,
-        key: &str,
-        request: &WorkloadRequest<'_>,
-        may_wait: MayWait,
-        now: Nanos,
-    ) -> ScheduleResult {
+    fn ask(&self, key: &str, request: &WorkloadRequest<'_>, now: Nanos) -> ScheduleResult {
         let rules = self.rules();
         let queue = self.queues.queue(key, now);
         // Behind the flows that wait already, or by a limit that is none that engines could share.
@@ -238,11 +221,6 @@ impl SharedQuotaScheduler {
         let (false, Some(bucket)) = (queue.is_open(), settings) else {
             return queue.schedule(request, now);
         };
-        if may_wait == MayWait::No {
-            let decided = decide_by_share(&queue, request, now);
-            let rejected = || ComponentDecision::REJECTED.into();
-            return ScheduleResult::Decided(decided.unwrap_or_else(rejected));
-        }
         let time_left = match request.deadline {
             NO_DEADLINE => NO_DEADLINE,
             deadline => deadline.saturating_sub(now),

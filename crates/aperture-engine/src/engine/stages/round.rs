@@ -146,7 +146,7 @@ impl SchedulerRound {
             {
                 let may_wait = may_wait_for(component, self.may_wait);
                 let scheduler = &component.component;
-                *scheduled = leave_if_not(may_wait, scheduler.resume(flow, answer, may_wait, now));
+                *scheduled = leave_if_not(may_wait, scheduler.resume(flow, answer, now));
             }
             if let (ScheduleResult::Queued(waiter), Some(waker)) = (&mut *scheduled, waker)
                 && let Poll::Ready(mut decided) = waiter.poll(now, waker)
@@ -187,10 +187,8 @@ impl SchedulerRound {
     pub(crate) fn stop_waiting(&mut self, flow: &EngineFlow<'_, '_>, now: Nanos) {
         for (component, scheduled) in &mut self.members {
             if let ScheduleResult::Asks(ask) = scheduled {
-                let may_wait = may_wait_for(component, self.may_wait).min(MayWait::ForStore);
                 let answer = ask.give_up();
-                let resumed = component.component.resume(flow, answer, may_wait, now);
-                *scheduled = leave_if_not(may_wait, resumed);
+                *scheduled = component.component.resume(flow, answer, now);
             }
         }
         self.reject_waiting();
@@ -262,22 +260,21 @@ pub(crate) fn schedule(
 ) -> ScheduleResult {
     component.check_budget(flow);
     let may_wait = may_wait_for(component, may_wait);
-    leave_if_not(may_wait, component.component.schedule(flow, may_wait, time))
+    leave_if_not(may_wait, component.component.schedule(flow, time))
 }
 
 /// Returns what a flow may wait for at a component: for no queue of one that is not enforced.
 fn may_wait_for(component: &ComponentEntry, may_wait: MayWait) -> MayWait {
     match component.is_dry_run() {
-        true => may_wait.min(MayWait::ForStore),
+        true => MayWait::ForStore,
         false => may_wait,
     }
 }
 
-/// Makes a flow leave what it may not wait for.
+/// Makes a flow leave a queue that it may not wait in.
 fn leave_if_not(may_wait: MayWait, scheduled: ScheduleResult) -> ScheduleResult {
     match scheduled {
-        ScheduleResult::Queued(_) if may_wait < MayWait::InQueue => rejected(),
-        ScheduleResult::Asks(_) if may_wait < MayWait::ForStore => rejected(),
+        ScheduleResult::Queued(_) if may_wait == MayWait::ForStore => rejected(),
         scheduled => scheduled,
     }
 }

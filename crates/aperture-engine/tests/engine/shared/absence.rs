@@ -1,22 +1,12 @@
-//! Flows that are decided without the shared store, because it is slow or away, or because they
-//! may not wait.
+//! Flows that are decided without the shared store, because it is slow or away.
 
 use tower_aperture::engine::shared::StoreAbsence;
 
 use super::store::{DEADLINE, Replies};
 use super::*;
 
-fn every_kind() -> [String; 4] {
-    [
-        rate_limiter(10.0, 0.0, ""),
-        concurrency_limiter(10.0),
-        quota(10.0, 0.0),
-        concurrency_scheduler(10.0),
-    ]
-}
-
 /// Starts this many flows, holds what they get, and returns how many are accepted.
-fn accepted_of(engine: &Engine, flows: usize) -> usize {
+fn accepted_of(engine: &SharedEngine, flows: usize) -> usize {
     let flows = (0..flows).map(|_| decided(start_within(engine, millis(5000))));
     let (held, _): (Vec<_>, Vec<_>) = flows.partition(|(report, _)| report.accepted());
     held.len()
@@ -125,20 +115,6 @@ fn a_slot_whose_reply_was_lost_is_returned() {
         assert!(!decided(flow).0.accepted());
         store.deliver_all();
         assert_eq!(store.slots(), 0);
-    }
-}
-
-#[test]
-fn a_check_that_may_not_wait_decides_by_the_share_and_asks_nothing() {
-    for component in every_kind() {
-        let (store, _, engine) = one(Replies::AtOnce, std::slice::from_ref(&component));
-        store.state().nodes = 3;
-        let params = params();
-        let input = CheckInput::new(HERE, &params);
-        let accepted = (0..12).filter(|_| engine.check(&input).accepted()).count();
-        assert_eq!(accepted, 4, "{component}");
-        assert!(store.state().submitted.is_empty());
-        assert_eq!(store.state().without, 0, "the store was not slow");
     }
 }
 

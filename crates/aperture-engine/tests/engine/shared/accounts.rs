@@ -13,7 +13,7 @@ fn lazy(capacity: f64, fill: f64) -> [String; 1] {
 }
 
 /// Starts a flow, and carries out what it asks for.
-fn accepts_asking(engine: &Engine, store: &FakeStore) -> bool {
+fn accepts_asking(engine: &SharedEngine, store: &FakeStore) -> bool {
     let flow = start(engine);
     store.deliver_all();
     decided(flow).0.accepted()
@@ -52,7 +52,7 @@ fn only_the_first_use_of_a_key_waits_for_the_store() {
 #[test]
 fn engines_exceed_the_limit_by_what_they_grant_between_syncs() {
     let (store, clock, engines) = several(2, Replies::AtOnce, &lazy(10.0, 0.0));
-    let grants = |engine: &Engine| (0..20).filter(|_| accepts(engine)).count();
+    let grants = |engine: &SharedEngine| (0..20).filter(|_| accepts(engine)).count();
     assert_eq!(grants(&engines[0]), 10);
     // The first engine has asked for one token, and synced no other.
     assert_eq!(grants(&engines[1]), 9);

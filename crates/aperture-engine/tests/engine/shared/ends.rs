@@ -6,7 +6,7 @@ use super::store::{DEADLINE, Replies};
 use super::*;
 
 /// Starts a flow whose slot stays held, and returns the reference to it.
-fn hold(engine: &Engine, store: &FakeStore) -> Vec<SlotRef> {
+fn hold(engine: &SharedEngine, store: &FakeStore) -> Vec<SlotRef> {
     let flow = start(engine);
     store.deliver_all();
     let (report, ticket) = decided(flow);

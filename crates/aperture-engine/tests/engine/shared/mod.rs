@@ -5,6 +5,7 @@ mod accounts;
 mod balance;
 mod buckets;
 mod ends;
+mod modes;
 mod queues;
 mod slots;
 mod store;
@@ -17,10 +18,14 @@ use std::time::Duration;
 use tower_aperture::FlowParams;
 use tower_aperture::engine::{
     CheckInput, CheckReport, Engine, EngineBuilder, EngineTicket, ManualClock, PendingReport,
+    Shared,
 };
 
 use self::store::{FakeStore, Replies};
 use crate::support::HERE;
+
+/// An engine with a shared store.
+type SharedEngine = Engine<Shared>;
 
 /// Components of a policy in YAML's flow style, for the control point [`HERE`].
 fn policy(components: &[String]) -> String {
@@ -85,20 +90,30 @@ fn concurrency_scheduler(max: f64) -> String {
     )
 }
 
-fn builder(store: &FakeStore, clock: &ManualClock, components: &[String]) -> EngineBuilder {
+/// One component of each kind whose state is in the store, with a limit of ten.
+fn every_kind() -> [String; 4] {
+    [
+        rate_limiter(10.0, 0.0, ""),
+        concurrency_limiter(10.0),
+        quota(10.0, 0.0),
+        concurrency_scheduler(10.0),
+    ]
+}
+
+fn builder(store: &FakeStore, clock: &ManualClock, components: &[String]) -> EngineBuilder<Shared> {
     Engine::builder()
         .policy_text("shared.yaml", policy(components))
         .clock(clock.clone())
         .shared(store.clone())
 }
 
-fn engine(store: &FakeStore, clock: &ManualClock, components: &[String]) -> Engine {
+fn engine(store: &FakeStore, clock: &ManualClock, components: &[String]) -> SharedEngine {
     let engine = builder(store, clock, components).build();
     engine.expect("the policy is valid")
 }
 
 /// Returns a store, its clock, and an engine.
-fn one(replies: Replies, components: &[String]) -> (FakeStore, ManualClock, Engine) {
+fn one(replies: Replies, components: &[String]) -> (FakeStore, ManualClock, SharedEngine) {
     let clock = ManualClock::new();
     let store = FakeStore::new(&clock, replies);
     let engine = engine(&store, &clock, components);
@@ -110,7 +125,7 @@ fn several(
     count: usize,
     replies: Replies,
     components: &[String],
-) -> (FakeStore, ManualClock, Vec<Engine>) {
+) -> (FakeStore, ManualClock, Vec<SharedEngine>) {
     let clock = ManualClock::new();
     let store = FakeStore::new(&clock, replies);
     let engines = (0..count).map(|_| engine(&store.node(), &clock, components));
@@ -122,15 +137,15 @@ fn params() -> FlowParams<'static> {
     FlowParams::new().label("user", "ann")
 }
 
-fn start(engine: &Engine) -> PendingReport {
+fn start(engine: &SharedEngine) -> PendingReport {
     start_with(engine, &params())
 }
 
-fn start_with(engine: &Engine, params: &FlowParams<'_>) -> PendingReport {
+fn start_with(engine: &SharedEngine, params: &FlowParams<'_>) -> PendingReport {
     engine.start(&CheckInput::new(HERE, params))
 }
 
-fn start_within(engine: &Engine, time: Duration) -> PendingReport {
+fn start_within(engine: &SharedEngine, time: Duration) -> PendingReport {
     engine.start(&CheckInput::new(HERE, &params()).deadline(Some(time)))
 }
 
@@ -148,7 +163,7 @@ fn decided(mut pending: PendingReport) -> (CheckReport, EngineTicket) {
 }
 
 /// Starts a flow that is decided at once, and returns whether it is accepted.
-fn accepts(engine: &Engine) -> bool {
+fn accepts(engine: &SharedEngine) -> bool {
     decided(start(engine)).0.accepted()
 }
 

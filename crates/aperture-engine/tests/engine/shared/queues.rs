@@ -5,12 +5,12 @@ use tower_aperture::engine::shared::{StoreAbsence, StoreOperation, TokensMode};
 use super::store::{DEADLINE, Replies};
 use super::*;
 
-fn start_at(engine: &Engine, priority: u32) -> PendingReport {
+fn start_at(engine: &SharedEngine, priority: u32) -> PendingReport {
     start_with(engine, &params().label("priority", priority.to_string()))
 }
 
 /// Starts a flow whose question the store answers, and that waits in the queue then.
-fn queued(engine: &Engine, store: &FakeStore, priority: u32) -> PendingReport {
+fn queued(engine: &SharedEngine, store: &FakeStore, priority: u32) -> PendingReport {
     let mut flow = start_at(engine, priority);
     store.deliver_all();
     assert!(poll(&mut flow).is_none(), "it waits");

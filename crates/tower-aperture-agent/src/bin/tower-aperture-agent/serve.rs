@@ -9,8 +9,8 @@ use aperture_redis::Redis;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tower_aperture::engine::EngineBuilder;
-use tower_aperture::{Engine, LabelLimits};
+use tower_aperture::LabelLimits;
+use tower_aperture::engine::{Engine, EngineBuilder, Shared};
 use tower_aperture_agent::{Agent, ApiKey, Prometheus, PrometheusError, Tls};
 
 use crate::args::{LimitArgs, ServeArgs};
@@ -36,7 +36,7 @@ pub(crate) struct Prepared {
     pub(crate) prometheus: Option<Prometheus>,
     /// The store of shared limits.
     pub(crate) store: Option<Redis>,
-    pub(crate) engine: Engine,
+    pub(crate) engine: Engine<Shared>,
     /// `None` if calls need no key.
     pub(crate) number_of_keys: Option<usize>,
     agent: Agent,
@@ -159,11 +159,11 @@ fn engine(
     args: &ServeArgs,
     prometheus: Option<&Prometheus>,
     store: Option<&Redis>,
-) -> Result<Engine, CommandError> {
-    let mut policies = policies(args);
-    if let Some(store) = store {
-        policies = policies.shared(store.clone());
-    }
+) -> Result<Engine<Shared>, CommandError> {
+    let policies = match store {
+        Some(store) => policies(args).shared(store.clone()),
+        None => policies(args).into(),
+    };
     let Some(prometheus) = prometheus else {
         return policies.build().map_err(|error| {
             let needs_prometheus = self::policies(args)
@@ -205,7 +205,7 @@ fn policies(args: &ServeArgs) -> EngineBuilder {
 
 fn agent(
     args: &ServeArgs,
-    engine: &Engine,
+    engine: &Engine<Shared>,
     prometheus: Option<&Prometheus>,
     store: Option<&Redis>,
     keys: Option<Vec<ApiKey>>,
@@ -295,7 +295,7 @@ impl TlsFiles {
 /// that a blocked file delays no other.
 fn reloaders(
     args: &ServeArgs,
-    engine: &Engine,
+    engine: &Engine<Shared>,
     agent: &Agent,
     tls: Option<&Tls>,
     prometheus: Option<&Prometheus>,
