@@ -76,13 +76,18 @@ pub(crate) fn allowed_header(name: &str) -> Result<HeaderName, LayerError> {
 
 /// Returns the values of a header that are visible ASCII and not blank, joined by commas. `None` if
 /// it has no such value: an empty or unreadable value must not replace a default.
-#[inline]
+#[inline(always)]
 pub(crate) fn label_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
     let first = headers.get(name)?;
     // The fast path: if the lengths agree, each name has one value.
     if headers.len() == headers.keys_len() {
         return visible_text(first).map(Cow::Borrowed);
     }
+    joined_values(headers, name)
+}
+
+#[inline(never)]
+fn joined_values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
     let mut values = headers.get_all(name).iter().filter_map(visible_text);
     let mut all = Cow::Borrowed(values.next()?);
     for value in values {
@@ -95,7 +100,12 @@ pub(crate) fn label_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Opti
 
 #[inline]
 fn visible_text(value: &HeaderValue) -> Option<&str> {
-    let text = value.to_str().ok()?.trim_ascii();
+    let text = value.to_str().ok()?;
+    // Most values have no blanks around them.
+    let text = match text.as_bytes() {
+        [first, .., last] if *first > b' ' && *last > b' ' => text,
+        _ => text.trim_ascii(),
+    };
     (!text.is_empty()).then_some(text)
 }
 
