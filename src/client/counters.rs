@@ -1,10 +1,12 @@
 //! The counters of one client.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use super::cache::CacheWrites;
 use super::late::LateFlows;
 use crate::flow::decision_counters::DecisionCounters;
-use crate::flow::{CacheError, CacheEvent, ClientStats, FlowError, FlowErrorKind, Verdict};
+use crate::flow::{CacheEvent, ClientStats, FlowError, FlowErrorKind, Verdict};
 
 /// The counters that the client updates itself; the backends add their own.
 #[derive(Debug, Default)]
@@ -21,12 +23,9 @@ pub(super) struct ClientCounters {
     labels_shortened: AtomicU64,
     cache_answers: AtomicU64,
     cache_unreadable: AtomicU64,
-    cache_writes: AtomicU64,
-    cache_writes_failed: AtomicU64,
+    cache_writes: Arc<CacheWrites>,
     /// Whether the last value read from the result cache was not a response of the layer.
     last_read_was_unreadable: AtomicBool,
-    /// Whether the last write to a cache failed.
-    last_write_failed: AtomicBool,
 }
 
 impl ClientCounters {
@@ -94,23 +93,10 @@ impl ClientCounters {
         }
     }
 
-    /// Counts a write to the caches of an engine. Writes to an Agent are counted by the remote
-    /// backend.
-    pub(super) fn count_cache_write(&self, written: Result<(), CacheError>) {
-        match written {
-            Ok(()) => {
-                self.cache_writes.fetch_add(1, Relaxed);
-                if self.last_write_failed.swap(false, Relaxed) {
-                    log_event!(info, "cache writes succeed again");
-                }
-            }
-            Err(error) => {
-                self.cache_writes_failed.fetch_add(1, Relaxed);
-                if !self.last_write_failed.swap(true, Relaxed) {
-                    log_event!(warn, error = %error, "cache writes fail");
-                }
-            }
-        }
+    /// Returns the counters of writes to the caches of an engine in the background. Writes to an
+    /// Agent are counted by the remote backend.
+    pub(super) const fn cache_writes(&self) -> &Arc<CacheWrites> {
+        &self.cache_writes
     }
 
     pub(super) fn snapshot(&self) -> ClientStats {
@@ -127,8 +113,7 @@ impl ClientCounters {
         stats.labels_shortened = self.labels_shortened.load(Relaxed);
         stats.cache_answers = self.cache_answers.load(Relaxed);
         stats.cache_unreadable = self.cache_unreadable.load(Relaxed);
-        stats.cache_writes = self.cache_writes.load(Relaxed);
-        stats.cache_writes_failed = self.cache_writes_failed.load(Relaxed);
+        (stats.cache_writes, stats.cache_writes_failed) = self.cache_writes.sums();
         stats
     }
 }

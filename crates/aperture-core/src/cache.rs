@@ -117,25 +117,48 @@ impl CacheChange {
 /// let looked = engine.cache_lookup("", "profile-42", []);
 /// let refusal = looked.result.unwrap().unwrap_err();
 /// assert_eq!(refusal.to_string(), "cache control_point cannot be empty");
+/// assert!(!refusal.is_unreachable());
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CacheRefusal(Cow<'static, str>);
+pub struct CacheRefusal {
+    text: Cow<'static, str>,
+    unreachable: bool,
+}
 
 impl CacheRefusal {
     #[doc(hidden)]
     pub fn new(text: impl Into<Cow<'static, str>>) -> Self {
-        Self(text.into())
+        Self {
+            text: text.into(),
+            unreachable: false,
+        }
+    }
+
+    /// Returns the refusal of caches that did not answer in time, or at all.
+    #[doc(hidden)]
+    pub fn unreachable(text: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            text: text.into(),
+            unreachable: true,
+        }
+    }
+
+    /// Returns true if the caches are in a store that did not answer in time, or at all. It is then
+    /// unknown what they hold, and whether a change was made.
+    #[must_use]
+    pub const fn is_unreachable(&self) -> bool {
+        self.unreachable
     }
 
     #[doc(hidden)]
     pub fn into_text(self) -> String {
-        self.0.into_owned()
+        self.text.into_owned()
     }
 }
 
 impl fmt::Display for CacheRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 

@@ -79,6 +79,7 @@ pub struct RedisBuilder {
     #[cfg(feature = "tls")]
     tls_roots: Option<Vec<u8>>,
     clock: StoreClock,
+    shared_caches: bool,
 }
 
 impl fmt::Debug for RedisBuilder {
@@ -88,6 +89,7 @@ impl fmt::Debug for RedisBuilder {
             .field("deadline", &self.deadline)
             .field("connect_timeout", &self.connect_timeout)
             .field("absence", &self.absence)
+            .field("shared_caches", &self.shared_caches)
             .finish_non_exhaustive()
     }
 }
@@ -106,6 +108,7 @@ impl RedisBuilder {
             #[cfg(feature = "tls")]
             tls_roots: None,
             clock: StoreClock::Server,
+            shared_caches: false,
         }
     }
 
@@ -154,6 +157,27 @@ impl RedisBuilder {
     /// Sets how flows are decided while the store does not answer; by the local share by default.
     pub fn absence(mut self, absence: StoreAbsence) -> Self {
         self.absence = absence;
+        self
+    }
+
+    /// Makes engines share their result caches and their global cache in this store; off by default,
+    /// when each engine has caches of its own, in process.
+    ///
+    /// It is off because a lookup then costs a round trip, and because cached values, which may be
+    /// personal, leave the process and take memory of the server: up to 1 MiB each, for up to seven
+    /// days. See [the crate's documentation](crate#caches).
+    ///
+    /// ```
+    /// use aperture_engine::Engine;
+    /// use aperture_redis::Redis;
+    ///
+    /// let store = Redis::builder("redis://cache.internal:6379").shared_caches(true).build()?;
+    /// let engine = Engine::builder().shared(store).build()?;
+    /// # let _ = engine;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn shared_caches(mut self, on: bool) -> Self {
+        self.shared_caches = on;
         self
     }
 
@@ -239,6 +263,7 @@ impl RedisBuilder {
             deadline: self.deadline,
             absence: self.absence,
             clock: self.clock,
+            shared_caches: self.shared_caches,
         }))
     }
 }
@@ -253,6 +278,7 @@ pub(crate) struct Settings {
     pub(crate) deadline: Duration,
     pub(crate) absence: StoreAbsence,
     pub(crate) clock: StoreClock,
+    pub(crate) shared_caches: bool,
 }
 
 fn check_cluster(

@@ -50,6 +50,7 @@
 //! | `{prefix}:s:{…}` | hash | slots: 48 bytes each | after 30 s |
 //! | `{prefix}:x:{…}` | sorted set | when each slot expires | after 30 s |
 //! | `{prefix}:nodes` | sorted set | the nodes seen lately | after 10 s |
+//! | `{prefix}:c:…` | string | a cached value, with [shared caches](#caches): 1 byte and the value | after its time to live, seven days at most |
 //!
 //! # Token buckets
 //!
@@ -64,6 +65,20 @@
 //! are free 10 s later. A slot also expires at the end of its lifetime. When a server has lost its
 //! data, the nodes put back the slots that they hold as soon as they are connected again. A node
 //! holds at most 65 536 slots; while it holds as many, it takes no further ones.
+//!
+//! # Caches
+//!
+//! With [`RedisBuilder::shared_caches`], a value that one engine stores in its result cache or its
+//! global cache is found by all engines with the same prefix, whatever their policies are, and a
+//! deletion reaches all of them. Keys are hashed; values are stored as they are, so the server must be
+//! trusted with them. They expire by the server's clock. A check with cache keys looks them up side by
+//! side with its limits, each key by one command.
+//!
+//! The caches have connections and an outage of their own, so that large values delay no limit. A
+//! lookup without an answer within the deadline is a miss with an error, and a change fails; neither
+//! is repeated. The server decides which values it keeps: if its memory is full, `maxmemory-policy`
+//! must not remove the buckets for it, so use a server of its own, or `noeviction`, with which further
+//! values are refused.
 //!
 //! # A server that is slow or away
 //!
@@ -81,7 +96,8 @@
 //! runtime if that has several threads, else on a thread of its own. If the runtime is dropped, the
 //! next operation starts it anew. At most 4096 operations wait for the task, as many for the connection
 //! of a server, and at most 64 pipelines of 256 operations for their replies; beyond that, operations
-//! are refused as unavailable.
+//! are refused as unavailable. Shared caches have a task of their own with the same bounds, but at
+//! most 16 pipelines of 16 operations, and at most 64 MiB of values that wait to be stored.
 //!
 //! # Features
 //!

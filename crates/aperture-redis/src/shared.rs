@@ -35,9 +35,37 @@ pub(crate) enum StoreClock {
     PassedIn(Arc<dyn Clock>),
 }
 
-/// The state that the handles of a store share with its driver.
+/// A part of a store. Each has a driver, connections and a breaker of its own, so that large values
+/// delay no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Limits,
+    Caches,
+}
+
+impl Part {
+    /// Returns the most requests of one pipeline.
+    pub(crate) const fn pipeline(self) -> usize {
+        match self {
+            Self::Limits => 256,
+            // Each reply may be a value of 1 MiB.
+            Self::Caches => 16,
+        }
+    }
+
+    /// Returns the most pipelines without a reply. Further operations stay in the queue.
+    pub(crate) const fn pipelines(self) -> usize {
+        match self {
+            Self::Limits => 64,
+            Self::Caches => 16,
+        }
+    }
+}
+
+/// The state that the handles of a part of a store share with its driver.
 pub(crate) struct Shared {
-    pub(crate) settings: Settings,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) part: Part,
     /// Identifies this node, by chance.
     pub(crate) node: [u8; 8],
     pub(crate) freed: Arc<FreedSlots>,
@@ -57,7 +85,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(settings: Settings) -> Self {
+    pub(crate) fn new(settings: Arc<Settings>, part: Part) -> Self {
         #[cfg(feature = "tracing")]
         const MINUTE: Duration = Duration::from_secs(60);
         let mut seed = [0; 16];
@@ -87,12 +115,18 @@ impl Shared {
             #[cfg(feature = "tracing")]
             refused_log: LogThrottle::new(MINUTE),
             settings,
+            part,
         }
     }
 
     /// Returns the key of a bucket.
     pub(crate) fn bucket_key(&self, key: StoreKey) -> String {
         format!("{}:t:{key}", self.settings.prefix)
+    }
+
+    /// Returns the key of a cached value.
+    pub(crate) fn cache_key(&self, key: StoreKey) -> String {
+        format!("{}:c:{key}", self.settings.prefix)
     }
 
     /// Returns the keys of a set of slots. A cluster keeps both on one node.
@@ -182,6 +216,16 @@ impl Shared {
             return;
         }
         count(&self.counters.outages, 1);
+        if self.part == Part::Caches {
+            log_event!(
+                warn,
+                address = self.address(),
+                reason,
+                "the caches in the Redis store are given up: lookups are misses until it answers a \
+                 probe"
+            );
+            return;
+        }
         let decided = self.counters.decided_without.load(Ordering::Relaxed);
         self.decided_before.store(decided, Ordering::Relaxed);
         log_event!(
@@ -200,6 +244,15 @@ impl Shared {
         let Some(away) = self.breaker.record_return(Instant::now()) else {
             return;
         };
+        if self.part == Part::Caches {
+            log_event!(
+                info,
+                address = self.address(),
+                away_seconds = away.as_secs_f64(),
+                "the caches in the Redis store are used again"
+            );
+            return;
+        }
         let decided = self.counters.decided_without.load(Ordering::Relaxed);
         let decided = decided.saturating_sub(self.decided_before.load(Ordering::Relaxed));
         log_event!(
@@ -255,6 +308,10 @@ impl Shared {
             subscribed: counters.subscribed.load(Ordering::Relaxed),
             nodes: self.nodes(),
             held_slots: lock(&self.leases).held(),
+            cache_operations: 0,
+            cache_errors: 0,
+            cache_late: 0,
+            caches_available: None,
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RedisStats {
-    /// Operations that engines submitted.
+    /// Operations on buckets and slots that engines submitted.
     pub operations: u64,
     /// Operations that ended with an error: the server was away, refused them, or too many were
     /// under way.
@@ -30,6 +30,14 @@ pub struct RedisStats {
     pub nodes: u32,
     /// The slots that this node holds.
     pub held_slots: usize,
+    /// Operations on the caches that engines submitted.
+    pub cache_operations: u64,
+    /// Operations on the caches that ended with an error, as for [`errors`](Self::errors).
+    pub cache_errors: u64,
+    /// Operations on the caches that the server did not answer within the deadline.
+    pub cache_late: u64,
+    /// False while the caches are given up; `None` if engines do not share their caches.
+    pub caches_available: Option<bool>,
 }
 
 /// The counters behind [`RedisStats`].

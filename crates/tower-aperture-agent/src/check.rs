@@ -57,11 +57,12 @@ impl FlowControlService for CheckService {
         request: Request<CacheLookupRequest>,
     ) -> Result<Response<CacheLookupResponse>, Status> {
         let request = request.get_ref();
-        let found = self.0.inner.engine.cache_lookup(
+        let lookup = self.0.inner.engine.start_cache_lookup(
             &request.control_point,
             &request.result_cache_key,
             request.global_cache_keys.iter().map(String::as_str),
         );
+        let found = lookup.await;
         self.0.inner.metrics.caches.looked_up(&found);
         Ok(Response::new(found.into()))
     }
@@ -73,11 +74,12 @@ impl FlowControlService for CheckService {
         let request = request.get_ref();
         let result = request.result_cache_entry.as_ref();
         let global = request.global_cache_entries.iter();
-        let changed = self.0.inner.engine.cache_upsert(
+        let change = self.0.inner.engine.start_cache_upsert(
             &request.control_point,
             result.map(|entry| cache_entry(&entry.key, entry)),
             global.map(|(key, entry)| cache_entry(key, entry)),
         );
+        let changed = change.await;
         self.0.inner.metrics.caches.changed("upsert", &changed);
         Ok(Response::new(changed.into()))
     }
@@ -87,11 +89,12 @@ impl FlowControlService for CheckService {
         request: Request<CacheDeleteRequest>,
     ) -> Result<Response<CacheDeleteResponse>, Status> {
         let request = request.get_ref();
-        let changed = self.0.inner.engine.cache_delete(
+        let change = self.0.inner.engine.start_cache_delete(
             &request.control_point,
             &request.result_cache_key,
             request.global_cache_keys.iter().map(String::as_str),
         );
+        let changed = change.await;
         self.0.inner.metrics.caches.changed("delete", &changed);
         Ok(Response::new(changed.into()))
     }

@@ -1,11 +1,13 @@
 //! The type of a backend whose feature is off.
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::{Backend, BackendTicket, CacheBackend, HttpBackend, ReportingBackend};
+use crate::client::cache::CacheWrites;
 use crate::flow::{
     CacheChange, CacheError, CacheKey, CacheLookup, Check, ControlPoint, FlowOutcome, FlowParams,
     HttpAttributes, LabelSource, PendingInvalidation, Ticket, Verdict,
@@ -85,15 +87,26 @@ impl<const BACKEND: usize> CacheBackend for Absent<BACKEND> {
         match *self {}
     }
 
-    fn store_later(&self, _: CacheKey<'_>, _: Bytes, _: Duration) -> Option<CacheChange> {
+    fn store_later(
+        &self,
+        _: CacheKey<'_>,
+        _: Bytes,
+        _: Duration,
+        _: &Arc<CacheWrites>,
+    ) -> Option<CacheChange> {
         match *self {}
     }
 
-    fn delete_later(&self, _: CacheKey<'_>) -> Option<CacheChange> {
+    fn delete_later(&self, _: CacheKey<'_>, _: &Arc<CacheWrites>) -> Option<CacheChange> {
         match *self {}
     }
 
-    fn invalidate_later(&self, _: CacheKey<'_>, _: PendingInvalidation) -> Option<CacheChange> {
+    fn invalidate_later(
+        &self,
+        _: CacheKey<'_>,
+        _: PendingInvalidation,
+        _: &Arc<CacheWrites>,
+    ) -> Option<CacheChange> {
         match *self {}
     }
 }

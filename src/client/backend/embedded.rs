@@ -4,6 +4,7 @@ mod reporting;
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,9 +13,9 @@ use bytes::Bytes;
 use self::reporting::{ReportedTicket, ReportingEngine};
 use super::{Backend, BackendTicket, CacheBackend, HttpBackend, ReportingBackend};
 use crate::Engine;
-use crate::client::cache::ReadLookup;
+use crate::client::cache::{CacheWrites, ReadLookup, only_result};
 use crate::client::shared::{ApertureClient, CHECK_TIMEOUT};
-use crate::engine::{CacheEntry, DecideContext, EngineTicket, Shared};
+use crate::engine::{CacheEntry, DecideContext, EngineTicket, PendingCacheChange, Shared};
 use crate::flow::{
     CacheChange, CacheError, CacheKey, CacheLookup, Check, ControlPoint, Decider, FlowParams,
     HttpAttributes, Invalidations, LabelSource, PendingInvalidation, Verdict, WaitSpan,
@@ -85,22 +86,23 @@ impl EmbeddedBackend {
         DecideContext::new(params.budget(Some(self.check_timeout)))
     }
 
-    fn store_now(&self, key: CacheKey<'_>, value: &[u8], ttl: Duration) -> CacheChange {
+    fn start_store(&self, key: CacheKey<'_>, value: &[u8], ttl: Duration) -> PendingCacheChange {
         let entry = CacheEntry::new(key.as_str(), value).ttl(Some(ttl));
         match key {
             CacheKey::Result { control_point, .. } => {
-                self.engine.cache_upsert(control_point, Some(entry), [])
+                self.engine
+                    .start_cache_upsert(control_point, Some(entry), [])
             }
-            CacheKey::Global { .. } => self.engine.cache_upsert("", None, [entry]),
+            CacheKey::Global { .. } => self.engine.start_cache_upsert("", None, [entry]),
         }
     }
 
-    fn delete_now(&self, key: CacheKey<'_>) -> CacheChange {
+    fn start_delete(&self, key: CacheKey<'_>) -> PendingCacheChange {
         match key {
             CacheKey::Result { control_point, key } => {
-                self.engine.cache_delete(control_point, key, [])
+                self.engine.start_cache_delete(control_point, key, [])
             }
-            CacheKey::Global { key } => self.engine.cache_delete("", "", [key]),
+            CacheKey::Global { key } => self.engine.start_cache_delete("", "", [key]),
         }
     }
 }
@@ -212,12 +214,13 @@ impl ReportingBackend for EmbeddedBackend {
 
 impl CacheBackend for EmbeddedBackend {
     async fn lookup(&self, key: CacheKey<'_>) -> Result<CacheLookup, CacheError> {
-        Ok(match key {
+        let lookup = match key {
             CacheKey::Result { control_point, key } => {
-                self.engine.cache_lookup(control_point, key, [])
+                self.engine.start_cache_lookup(control_point, key, [])
             }
-            CacheKey::Global { key } => self.engine.cache_lookup("", "", [key]),
-        })
+            CacheKey::Global { key } => self.engine.start_cache_lookup("", "", [key]),
+        };
+        Ok(lookup.await)
     }
 
     async fn store(
@@ -226,30 +229,52 @@ impl CacheBackend for EmbeddedBackend {
         value: Bytes,
         ttl: Duration,
     ) -> Result<CacheChange, CacheError> {
-        Ok(self.store_now(key, &value, ttl))
+        Ok(self.start_store(key, &value, ttl).await)
     }
 
     async fn delete(&self, key: CacheKey<'_>) -> Result<CacheChange, CacheError> {
-        Ok(self.delete_now(key))
+        Ok(self.start_delete(key).await)
     }
 
-    fn store_later(&self, key: CacheKey<'_>, value: Bytes, ttl: Duration) -> Option<CacheChange> {
-        Some(self.store_now(key, &value, ttl))
+    fn store_later(
+        &self,
+        key: CacheKey<'_>,
+        value: Bytes,
+        ttl: Duration,
+        writes: &Arc<CacheWrites>,
+    ) -> Option<CacheChange> {
+        let writes = Arc::clone(writes);
+        self.start_store(key, &value, ttl)
+            .now_or_later(move |change| writes.count(only_result(change)))
     }
 
-    fn delete_later(&self, key: CacheKey<'_>) -> Option<CacheChange> {
-        Some(self.delete_now(key))
+    fn delete_later(&self, key: CacheKey<'_>, writes: &Arc<CacheWrites>) -> Option<CacheChange> {
+        let writes = Arc::clone(writes);
+        self.start_delete(key)
+            .now_or_later(move |change| writes.count(only_result(change)))
     }
 
     fn invalidate_later(
         &self,
         key: CacheKey<'_>,
         pending: PendingInvalidation,
+        writes: &Arc<CacheWrites>,
     ) -> Option<CacheChange> {
-        let change = self.delete_now(key);
-        // The engine refuses to delete only keys that it never stores.
-        pending.succeeded();
-        Some(change)
+        let deletion = self.start_delete(key);
+        if deletion.is_done() {
+            // The engine refuses to delete only keys that it never stores.
+            pending.succeeded();
+            return deletion.now_or_later(drop);
+        }
+        let writes = Arc::clone(writes);
+        deletion.now_or_later(move |change| {
+            let deleted = only_result(change);
+            // A deletion that failed is lost: dropping `pending` keeps the key out of the cache.
+            if deleted.is_ok() {
+                pending.succeeded();
+            }
+            writes.count(deleted);
+        })
     }
 }
 

@@ -25,12 +25,13 @@ mod scripted {
 }
 
 use std::future::{Future, ready};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::cache::ReadLookup;
+use super::cache::{CacheWrites, ReadLookup};
 use crate::flow::{
     AgentStatus, CacheChange, CacheError, CacheKey, CacheLookup, Check, ClientStats,
     ConnectionState, ControlPoint, EndResponse, FlowOutcome, FlowParams, HttpAttributes,
@@ -184,17 +185,24 @@ pub(super) trait CacheBackend: Backend {
     ) -> impl Future<Output = Result<CacheChange, CacheError>> + Send;
 
     /// Stores a value without a wait. Returns the change if it is done; otherwise the backend makes
-    /// and counts it in the background.
-    fn store_later(&self, key: CacheKey<'_>, value: Bytes, ttl: Duration) -> Option<CacheChange>;
+    /// and counts it in the background, with `writes` or counters of its own.
+    fn store_later(
+        &self,
+        key: CacheKey<'_>,
+        value: Bytes,
+        ttl: Duration,
+        writes: &Arc<CacheWrites>,
+    ) -> Option<CacheChange>;
 
     /// Deletes a value without a wait, like [`store_later`](Self::store_later).
-    fn delete_later(&self, key: CacheKey<'_>) -> Option<CacheChange>;
+    fn delete_later(&self, key: CacheKey<'_>, writes: &Arc<CacheWrites>) -> Option<CacheChange>;
 
     /// Deletes a value without a wait, and completes the invalidation once the value is deleted.
     fn invalidate_later(
         &self,
         key: CacheKey<'_>,
         pending: PendingInvalidation,
+        writes: &Arc<CacheWrites>,
     ) -> Option<CacheChange>;
 }
 

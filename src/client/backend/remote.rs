@@ -5,6 +5,7 @@ mod unlimited;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use bytes::Bytes;
 
 use self::unlimited::UnlimitedFlowWarnings;
 use super::{Backend, BackendTicket, CacheBackend, HttpBackend};
-use crate::client::cache::ReadLookup;
+use crate::client::cache::{CacheWrites, ReadLookup};
 use crate::flow::{
     AgentStatus, CacheChange, CacheError, CacheKey, CacheLookup, Check, ClientStats,
     ConnectionState, ControlPoint, EndResponse, FlowError, FlowOutcome, FlowParams, HttpAttributes,
@@ -144,13 +145,19 @@ impl CacheBackend for RemoteBackend {
         cache::delete(&self.remote, key).await
     }
 
-    fn store_later(&self, key: CacheKey<'_>, value: Bytes, ttl: Duration) -> Option<CacheChange> {
+    fn store_later(
+        &self,
+        key: CacheKey<'_>,
+        value: Bytes,
+        ttl: Duration,
+        _: &Arc<CacheWrites>,
+    ) -> Option<CacheChange> {
         let request = cache::upsert_request(key, value, ttl);
         self.remote.write_later(request);
         None
     }
 
-    fn delete_later(&self, key: CacheKey<'_>) -> Option<CacheChange> {
+    fn delete_later(&self, key: CacheKey<'_>, _: &Arc<CacheWrites>) -> Option<CacheChange> {
         self.remote.write_later(cache::delete_request(key));
         None
     }
@@ -159,6 +166,7 @@ impl CacheBackend for RemoteBackend {
         &self,
         key: CacheKey<'_>,
         pending: PendingInvalidation,
+        _: &Arc<CacheWrites>,
     ) -> Option<CacheChange> {
         self.remote
             .write_later((cache::delete_request(key), pending));

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::flow::{CacheError, CacheLookup, CacheValue};
+use crate::flow::{CacheError, CacheLookup, CacheRefusal, CacheValue, FlowError, FlowErrorKind};
 use crate::meter::{ClientMeter, Meter};
 
 /// The result of the cache lookup of a flow, in the form in which the backend has it.
@@ -44,6 +44,17 @@ pub(super) fn read_global(lookup: &dyn ReadLookup, key: &str) -> Result<Option<B
     into_result(lookup.global_value(key).ok_or(CacheError::UnknownKey)?)
 }
 
+/// Returns the error for a refusal: that of a failed call if the store of the caches did not answer.
+pub(super) fn error_of(refusal: CacheRefusal) -> CacheError {
+    match refusal.is_unreachable() {
+        true => CacheError::Call(FlowError::new(
+            FlowErrorKind::Unavailable,
+            refusal.into_text(),
+        )),
+        false => CacheError::Refused(refusal.into_text()),
+    }
+}
+
 pub(super) fn into_result(value: CacheValue) -> Result<Option<Bytes>, CacheError> {
-    value.map_err(|refusal| CacheError::Refused(refusal.into_text()))
+    value.map_err(error_of)
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::lookup::error_of;
 use crate::client::backend::{AnyBackend, CacheBackend};
 use crate::client::shared::Inner;
 use crate::flow::{
@@ -40,11 +41,9 @@ impl Inner {
     }
 
     /// Counts a change in the background that is already done.
-    fn count_write(&self, change: Option<CacheChange>, key: CacheKey<'_>) {
+    fn count_write(&self, change: Option<CacheChange>) {
         if let Some(change) = change {
-            let written = change_result(change, key);
-            self.meter.count_cache_write(written.is_ok());
-            self.counters.count_cache_write(written);
+            self.counters.cache_writes().count(only_result(change));
         }
     }
 }
@@ -59,30 +58,33 @@ impl Caches for Inner {
     }
 
     fn set_later(&self, key: CacheKey<'_>, value: Bytes, ttl: Duration) {
+        let writes = self.counters.cache_writes();
         let change = match &self.backend {
-            AnyBackend::Embedded(backend) => backend.store_later(key, value, ttl),
-            AnyBackend::Remote(backend) => backend.store_later(key, value, ttl),
+            AnyBackend::Embedded(backend) => backend.store_later(key, value, ttl, writes),
+            AnyBackend::Remote(backend) => backend.store_later(key, value, ttl, writes),
             AnyBackend::Disabled | AnyBackend::Scripted(_) => None,
         };
-        self.count_write(change, key);
+        self.count_write(change);
     }
 
     fn delete_later(&self, key: CacheKey<'_>) {
+        let writes = self.counters.cache_writes();
         let change = match &self.backend {
-            AnyBackend::Embedded(backend) => backend.delete_later(key),
-            AnyBackend::Remote(backend) => backend.delete_later(key),
+            AnyBackend::Embedded(backend) => backend.delete_later(key, writes),
+            AnyBackend::Remote(backend) => backend.delete_later(key, writes),
             AnyBackend::Disabled | AnyBackend::Scripted(_) => None,
         };
-        self.count_write(change, key);
+        self.count_write(change);
     }
 
     fn invalidate_later(&self, key: CacheKey<'_>, pending: PendingInvalidation) {
+        let writes = self.counters.cache_writes();
         let change = match &self.backend {
-            AnyBackend::Embedded(backend) => backend.invalidate_later(key, pending),
-            AnyBackend::Remote(backend) => backend.invalidate_later(key, pending),
+            AnyBackend::Embedded(backend) => backend.invalidate_later(key, pending, writes),
+            AnyBackend::Remote(backend) => backend.invalidate_later(key, pending, writes),
             AnyBackend::Disabled | AnyBackend::Scripted(_) => None,
         };
-        self.count_write(change, key);
+        self.count_write(change);
     }
 
     fn invalidations(&self) -> Option<&Invalidations> {
@@ -106,9 +108,14 @@ fn change_result(change: CacheChange, key: CacheKey<'_>) -> Result<(), CacheErro
                 .map(|(_, result)| result)
         }
     };
-    result
-        .ok_or(CacheError::MissingInReply)?
-        .map_err(|refusal| CacheError::Refused(refusal.into_text()))
+    result.ok_or(CacheError::MissingInReply)?.map_err(error_of)
+}
+
+/// Returns the result of a change of one key.
+pub(in crate::client) fn only_result(mut change: CacheChange) -> Result<(), CacheError> {
+    let global = || change.global.pop().map(|(_, result)| result);
+    let result = change.result.or_else(global);
+    result.ok_or(CacheError::MissingInReply)?.map_err(error_of)
 }
 
 const fn check_ttl(ttl: Duration) -> Result<(), CacheError> {

@@ -376,6 +376,7 @@ impl<M: EngineMode> EngineBuilder<M> {
     /// the line and field where known.
     pub fn build(self) -> Result<Engine<M>, PolicyError> {
         let builder = self.settings;
+        let shared_caches = builder.shared.as_ref().and_then(|store| store.caches());
         let settings = EngineSettings {
             agent_group: builder.agent_group,
             component_context: ComponentContext {
@@ -409,7 +410,7 @@ impl<M: EngineMode> EngineBuilder<M> {
             in_force: contents,
             dynamic_overrides: no_overrides,
         };
-        let caches = EngineCaches::new(builder.cache_bytes);
+        let caches = EngineCaches::new(builder.cache_bytes, shared_caches);
         Ok(Engine::new(settings, sources, snapshot, caches))
     }
 }

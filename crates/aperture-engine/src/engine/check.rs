@@ -1,12 +1,14 @@
 //! Checks for callers that need the full report, and what all checks with a collector share.
 
 use super::clock::DecisionTime;
-use super::collector::{DecisionEnd, OutputCollector, ReportCollector};
+use super::collector::{Collector, DecisionEnd, OutputCollector, ReportCollector};
 use super::decision::MayWait;
+use super::engine_flow::EngineFlow;
 use super::flow_timer::FlowTimer;
 use super::owned_flow::OwnedFlow;
 use super::pending::{PendingDecision, WaitingFlow};
 use super::run::{Decided, RunEnd, RunOptions};
+use super::snapshot::Snapshot;
 use super::{CheckInput, CheckReport, Engine, EngineMode, EngineTicket, PendingReport};
 
 impl Engine {
@@ -99,7 +101,10 @@ impl<M: EngineMode> Engine<M> {
             memo: None,
         };
         let time = DecisionTime::new(&*self.shared.clock);
-        let run = self.run(&live, &flow, options, &time, &mut collector, |_, run| run);
+        let run = match options.lookup.and(self.shared.caches.shared()) {
+            None => self.run(&live, &flow, options, &time, &mut collector, |_, run| run),
+            Some(_) => self.run_with_shared_caches(&live, &flow, options, &time, &mut collector),
+        };
         let meters = live.matched(&flow);
         match run {
             RunEnd::Decided(Decided {
@@ -131,5 +136,25 @@ impl<M: EngineMode> Engine<M> {
                 PendingDecision::Waits(Box::pin(waiting))
             }
         }
+    }
+
+    /// Runs a flow through all steps, because it may have to wait for its lookup before the last
+    /// one.
+    fn run_with_shared_caches(
+        &self,
+        live: &Snapshot,
+        flow: &EngineFlow<'_, '_>,
+        options: RunOptions<'_, '_>,
+        time: &DecisionTime<'_>,
+        collector: &mut impl Collector,
+    ) -> RunEnd {
+        if live.control.is_on() {
+            live.control.catch_up(time.now());
+        }
+        let matching = live.index.matching(flow);
+        if matching.is_empty() {
+            self.shared.unselected.note(live, flow.control_point, time);
+        }
+        self.run_steps(live, &matching, flow, options, time, collector)
     }
 }

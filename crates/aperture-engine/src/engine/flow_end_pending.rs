@@ -4,14 +4,12 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use tokio::runtime::Handle;
-use tokio::time::{Sleep, sleep};
-
-use super::clock::{Clock, Nanos, duration, nanos};
+use super::clock::{Clock, Nanos};
 use super::flow_end::SlotReturn;
 use super::shared::StoreAsk;
+use super::store_timer::{StoreTimer, Waited};
 
 /// The future of [`Engine::start_flow_end`](super::Engine::start_flow_end): one status per
 /// reference, in their order.
@@ -24,10 +22,9 @@ use super::shared::StoreAsk;
 /// Panics if it is polled after it was ready, or in a Tokio runtime whose timers are not enabled.
 #[must_use = "futures do nothing unless polled"]
 pub struct PendingFlowEnd {
-    clock: Arc<dyn Clock>,
     /// `None` once they were taken.
     returns: Option<Vec<StartedSlotReturn>>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: StoreTimer,
 }
 
 /// The return of a slot, decided or under way.
@@ -39,9 +36,8 @@ pub(super) enum StartedSlotReturn {
 impl PendingFlowEnd {
     pub(super) fn new(clock: &Arc<dyn Clock>, returns: Vec<StartedSlotReturn>) -> Self {
         Self {
-            clock: Arc::clone(clock),
             returns: Some(returns),
-            timer: None,
+            timer: StoreTimer::new(clock),
         }
     }
 }
@@ -54,7 +50,7 @@ impl Future for PendingFlowEnd {
         let returns = this.returns.as_mut();
         let returns = returns.expect("it must not be polled after completion");
         loop {
-            let now = nanos(this.clock.now());
+            let now = this.timer.now();
             let mut next = Nanos::MAX;
             for started in returns.iter_mut() {
                 if let StartedSlotReturn::Asked(ask) = started {
@@ -70,22 +66,10 @@ impl Future for PendingFlowEnd {
             if next == Nanos::MAX {
                 break;
             }
-            if this.clock.wake_at(duration(next), cx.waker()) {
-                if next <= nanos(this.clock.now()) {
-                    continue;
-                }
-                return Poll::Pending;
+            match ready!(this.timer.poll_until(next, cx)) {
+                Waited::LookAgain => {}
+                Waited::NoTimer => break,
             }
-            if Handle::try_current().is_err() {
-                break;
-            }
-            let left = duration(next.saturating_sub(now));
-            let timer = this.timer.get_or_insert_with(|| Box::pin(sleep(left)));
-            if timer.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            // If the clock lags behind Tokio's, wait for the rest.
-            this.timer = None;
         }
         let returns = this.returns.take().unwrap_or_default().into_iter();
         let statuses = returns.map(|started| match started {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::cache::EngineCaches;
+use super::cache::{EngineCaches, StoreCaches};
 use super::clock::{Clock, nanos};
 use super::control::ControlLoop;
 use super::mode::{EngineMode, InProcess};
@@ -208,6 +208,7 @@ impl<M: EngineMode> Engine<M> {
         let live = self.shared.live.load();
         let components = live.index.components();
         let shared = self.shared.settings.component_context.shared.as_ref();
+        let caches = self.shared.caches.shared();
         EngineStats {
             accepted,
             undecided,
@@ -222,6 +223,7 @@ impl<M: EngineMode> Engine<M> {
             reloads,
             failed_reloads,
             decided_without_store: shared.map_or(0, SharedContext::without_store),
+            cache_failures: caches.map_or(0, StoreCaches::failures),
         }
     }
 }

@@ -263,6 +263,7 @@ mod source;
 mod stages;
 mod stats;
 mod store;
+mod store_timer;
 mod sync;
 mod taken_tokens;
 mod ticket;
@@ -273,7 +274,7 @@ mod workload_latency;
 pub use self::actuate::Actuation;
 pub use self::adaptive_limits::AdaptiveLimit;
 pub use self::builder::EngineBuilder;
-pub use self::cache::CacheEntry;
+pub use self::cache::{CacheEntry, PendingCacheChange, PendingCacheLookup};
 pub use self::clock::{Clock, ManualClock};
 pub use self::control::{ControlLoop, LoopOutput, SignalSource};
 #[doc(hidden)]

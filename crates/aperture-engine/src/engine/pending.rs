@@ -138,7 +138,7 @@ impl<C: OutputCollector> PendingDecision<C> {
     /// Rejects the flow if it still waits. The output is ready at the next poll.
     pub(super) fn give_up(&mut self) {
         if let Self::Waits(waiting) = self {
-            waiting.as_mut().project().suspended.round.reject_waiting();
+            waiting.as_mut().project().suspended.give_up();
         }
     }
 }
@@ -234,12 +234,12 @@ impl<C: OutputCollector> Future for WaitingFlow<C> {
         let clock = &*shared.clock;
         loop {
             let now = nanos(clock.now());
-            let round = &mut this.suspended.round;
+            let suspended = &mut *this.suspended;
             let polled = this
                 .flow
-                .with(now, |flow| round.poll_members(flow, now, Some(cx.waker())));
+                .with(now, |flow| suspended.poll(flow, now, cx.waker()));
             if polled.is_pending() {
-                let next = round.next_poll_at();
+                let next = suspended.next_poll_at();
                 if next == Nanos::MAX {
                     return Poll::Pending;
                 }
@@ -259,7 +259,8 @@ impl<C: OutputCollector> Future for WaitingFlow<C> {
                             "a flow cannot wait outside of a Tokio runtime: it is rejected, or decided \
                              without the shared store"
                         );
-                        this.flow.with(now, |flow| round.stop_waiting(flow, now));
+                        this.flow
+                            .with(now, |flow| suspended.stop_waiting(flow, now));
                         continue;
                     }
                     *this.timer_deadline = next;
@@ -278,24 +279,29 @@ impl<C: OutputCollector> Future for WaitingFlow<C> {
             let collector = collector.expect("it must not be polled after completion");
             let lookup = this.looks_up.then_some(&this.flow.params);
             let mut observer = RunObserver::new(collector, &shared.caches, lookup);
-            let (suspended, held) = (&mut *this.suspended, &mut *this.held);
+            let held = &mut *this.held;
             let time = DecisionTime::at(now);
             let end = this.flow.with(now, |flow| {
                 suspended.resume(flow, &mut observer, held, &time)
             });
+            suspended.decided |= observer.decided;
             let Some(result) = end else {
                 continue;
             };
             let collector = this.collector.take();
             let collector = collector.expect("only the end of the wait takes it");
             shared.decision_counters.count(result.is_ok());
+            let undecided = result.is_ok() && !suspended.decided;
+            if undecided {
+                shared.decision_counters.count_undecided();
+            }
             let flow_timer = FlowTimer::begin(this.engine, std::mem::take(this.meters), &time);
             let ticket = EngineTicket::new(std::mem::take(this.held)).with_flow_timer(flow_timer);
             return Poll::Ready(this.flow.with(0, |flow| {
                 collector.finish(DecisionEnd {
                     flow,
                     result,
-                    undecided: false,
+                    undecided,
                     ticket,
                 })
             }));

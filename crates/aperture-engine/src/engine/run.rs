@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::cache::EngineCaches;
+use super::cache::{EngineCaches, LookupAsk};
 use super::clock::DecisionTime;
 use super::collector::Collector;
 use super::component_entry::ComponentEntry;
@@ -13,7 +13,7 @@ use super::schedulers::ScheduleResult;
 use super::snapshot::Snapshot;
 use super::stages::{self, Observer, StepProgress, Suspended};
 use super::{Engine, EngineMode};
-use aperture_core::{ControlPointMemo, FlowParams};
+use aperture_core::{CacheLookup, ControlPointMemo, FlowParams};
 
 /// What came of a run.
 #[derive(Debug)]
@@ -184,7 +184,7 @@ impl<M: EngineMode> Engine<M> {
 
     /// Runs a flow through all steps of its components.
     #[inline(never)]
-    fn run_steps<C: Collector>(
+    pub(super) fn run_steps<C: Collector>(
         &self,
         live: &Snapshot,
         matching: &[u32],
@@ -207,7 +207,10 @@ impl<M: EngineMode> Engine<M> {
         );
         let result = match progress {
             StepProgress::Done(result) => result,
-            StepProgress::Waits(suspended) => return RunEnd::Waits(suspended, held),
+            StepProgress::Waits(mut suspended) => {
+                suspended.decided |= observer.decided;
+                return RunEnd::Waits(suspended, held);
+            }
         };
         let undecided = result.is_ok() && !observer.decided;
         self.decided(result, held, undecided)
@@ -221,7 +224,7 @@ pub(super) struct RunObserver<'o, 'p, C> {
     /// The parameters with the cache keys to look up; `None` to look up nothing.
     lookup: Option<&'o FlowParams<'p>>,
     /// True if a component decided, rather than skipped the flow for lack of its label.
-    decided: bool,
+    pub(super) decided: bool,
 }
 
 impl<'o, 'p, C> RunObserver<'o, 'p, C> {
@@ -261,6 +264,24 @@ impl<C: Collector> Observer for RunObserver<'_, '_, C> {
         self.decided |= hit;
         hit
     }
+
+    fn start_lookup(
+        &mut self,
+        flow: &EngineFlow<'_, '_>,
+        time: &DecisionTime<'_>,
+    ) -> Option<LookupAsk> {
+        let (params, caches) = (self.lookup?, self.caches.shared()?);
+        let (result_key, global_keys) = keys_of(params);
+        let (point, left) = (flow.control_point, flow.time_left);
+        Some(caches.start_lookup(point, result_key, global_keys, left, time.now()))
+    }
+
+    fn on_lookup(&mut self, found: CacheLookup) -> bool {
+        let hit = found.result_value().is_some();
+        self.collector.on_lookup(found);
+        self.decided |= hit;
+        hit
+    }
 }
 
 /// Looks up the cache keys of a flow, and returns true if the result cache has its response.
@@ -272,10 +293,19 @@ fn look_up(
     time: &DecisionTime<'_>,
     collector: &mut impl Collector,
 ) -> bool {
-    let result_key = params.result_cache_key.as_deref().unwrap_or("");
-    let global_keys = params.global_cache_keys.iter().map(|key| &**key);
+    let (result_key, global_keys) = keys_of(params);
     let found = caches.look_up(flow.control_point, result_key, global_keys, time.now());
     let hit = found.result_value().is_some();
     collector.on_lookup(found);
     hit
+}
+
+/// Returns the keys to look up: that of the result cache, or an empty text, and those of the global
+/// cache.
+fn keys_of<'a>(params: &'a FlowParams<'_>) -> (&'a str, impl Iterator<Item = &'a str>) {
+    let result_key = params.result_cache_key.as_deref().unwrap_or("");
+    (
+        result_key,
+        params.global_cache_keys.iter().map(|key| &**key),
+    )
 }

@@ -43,6 +43,9 @@ pub struct EngineStats {
     /// Decisions of components that were made without the
     /// [shared store](super::EngineBuilder::shared), because it was slow or away.
     pub decided_without_store: u64,
+    /// Operations on caches in the [shared store](super::EngineBuilder::shared) that it did not
+    /// answer in time, or refused; a call counts once for each key.
+    pub cache_failures: u64,
 }
 
 /// Counts failures of Rego modules of classifiers, and limits how often they are logged.

@@ -8,7 +8,7 @@ use super::request::{Handled, Kind};
 use super::work::{Answered, Event, LinkId};
 use super::{Driver, Subscription, work};
 use crate::connect::{ConnectError, Opened};
-use crate::shared::lock;
+use crate::shared::{Part, lock};
 
 impl Driver {
     pub(super) fn handle(&mut self, event: Event) {
@@ -54,7 +54,9 @@ impl Driver {
         lock(&self.shared.leases).all_due();
         self.renew();
         self.nodes[at].outgoing.extend(waiting);
-        self.route(Kind::Heartbeat.into());
+        if self.shared.part == Part::Limits {
+            self.route(Kind::Heartbeat.into());
+        }
         self.subscribe();
     }
 

@@ -1,6 +1,7 @@
 //! The one background task of a store: it sends what is queued, in one write for each server, and
 //! keeps connections, leases, the subscription and the count of nodes.
 
+mod cache;
 mod cluster;
 mod discovery;
 mod events;
@@ -19,20 +20,16 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+pub(crate) use self::cache::{CacheKind, CacheOperation, QueuedValue};
 use self::cluster::SLOTS;
 use self::node::Node;
-use self::request::Kind;
-pub(crate) use self::request::Request;
+pub(crate) use self::request::{Kind, Request};
 use self::work::{LinkId, Work};
 use crate::breaker::ProbeTimer;
-use crate::shared::{Shared, lock};
+use crate::shared::{Part, Shared, lock};
 
 /// Operations that wait for the driver. When there are more, the store is unavailable to them.
 pub(crate) const QUEUE: usize = 4096;
-/// The most requests of one pipeline.
-const PIPELINE: usize = 256;
-/// The most pipelines without a reply. Further operations stay in the queue.
-const PIPELINES: usize = 64;
 /// The most requests that wait for the connection of one node.
 const WAITING: usize = QUEUE;
 /// The most nodes of a cluster.
@@ -119,7 +116,8 @@ impl Driver {
 
     async fn run(mut self, mut operations: mpsc::Receiver<Request>) {
         let shared = Arc::clone(&self.shared);
-        let mut taken = Vec::with_capacity(PIPELINE);
+        let part = shared.part;
+        let mut taken = Vec::with_capacity(part.pipeline());
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut polls = interval(POLL);
@@ -128,13 +126,13 @@ impl Driver {
             let polling = self.polls();
             let probe_at = self.probe.as_ref().and_then(|probe| probe.at);
             tokio::select! {
-                count = operations.recv_many(&mut taken, PIPELINE), if self.pipelines < PIPELINES => {
+                count = operations.recv_many(&mut taken, part.pipeline()), if self.pipelines < part.pipelines() => {
                     if count == 0 {
                         break;
                     }
                     // So that operations that are submitted one after the other share a write.
                     tokio::task::yield_now().await;
-                    while taken.len() < PIPELINE && let Ok(operation) = operations.try_recv() {
+                    while taken.len() < part.pipeline() && let Ok(operation) = operations.try_recv() {
                         taken.push(operation);
                     }
                     for operation in taken.drain(..) {
@@ -152,7 +150,9 @@ impl Driver {
             }
             self.flush();
         }
-        self.route(Kind::Goodbye.into());
+        if part == Part::Limits {
+            self.route(Kind::Goodbye.into());
+        }
         self.flush();
         let farewell = async {
             while self.pipelines > 0
@@ -184,7 +184,7 @@ impl Driver {
             self.shared.freed.prune();
             self.subscribe();
         }
-        if self.may_send() {
+        if self.shared.part == Part::Limits && self.may_send() {
             // A server that has lost its data learns soon which slots this node holds.
             let alone = self.nodes.len() == 1 && self.nodes[0].open_link().is_none();
             if heartbeat || alone {
@@ -209,7 +209,7 @@ impl Driver {
 
     /// Asks for announcements of freed slots, by the first node with a connection.
     fn subscribe(&mut self) {
-        if self.subscription != Subscription::Down {
+        if self.subscription != Subscription::Down || self.shared.part == Part::Caches {
             return;
         }
         let Some(link) = self.nodes.iter().find_map(Node::open_link) else {

@@ -7,6 +7,7 @@ use aperture_engine::engine::shared::{
 };
 use redis::{Cmd, Pipeline, Value};
 
+use super::cache::CacheOperation;
 use super::operation::{Operation, units_or_server};
 use crate::leases::{MAX_HELD, Renewal, id_bytes};
 use crate::scripts::{Script, pack};
@@ -33,6 +34,7 @@ pub(crate) struct Request {
 #[derive(Debug)]
 pub(crate) enum Kind {
     Operation(Operation),
+    Cache(CacheOperation),
     Renew(Renewal),
     /// Records this node, and counts the nodes.
     Heartbeat,
@@ -91,6 +93,7 @@ impl Request {
                 StoreOperation::Leave(leave) => Some(leave.key.to_string()),
                 _ => None,
             },
+            Kind::Cache(operation) => Some(shared.cache_key(operation.key())),
             Kind::Renew(renewal) => Some(renewal.key.to_string()),
             Kind::Heartbeat | Kind::Goodbye => Some(shared.nodes_key()),
             Kind::Ping | Kind::ClusterSlots => None,
@@ -110,13 +113,14 @@ impl Request {
     /// Returns false if the request must not be sent any more: its flow was decided long ago, or
     /// this node holds too many slots. What is returned to the store is always sent.
     pub(crate) fn is_worth_sending(&self, shared: &Shared) -> bool {
-        let Kind::Operation(Operation {
-            operation,
-            submitted,
-            ..
-        }) = &self.kind
-        else {
-            return true;
+        let (operation, submitted) = match &self.kind {
+            Kind::Operation(Operation {
+                operation,
+                submitted,
+                ..
+            }) => (operation, submitted),
+            Kind::Cache(operation) => return operation.is_worth_sending(shared),
+            _ => return true,
         };
         let late = submitted.elapsed() > shared.settings.deadline;
         match operation {
@@ -144,6 +148,7 @@ impl Request {
         };
         let command = match &self.kind {
             Kind::Operation(operation) => operation.command(shared, script),
+            Kind::Cache(operation) => operation.command(shared),
             Kind::Renew(renewal) => {
                 let mut command = script(Script::Renew, &shared.slots_keys(renewal.key));
                 let numbers = [
@@ -192,7 +197,7 @@ impl Request {
     /// Handles the reply, unless it calls for more. `ClusterSlots` is not handled here.
     pub(crate) fn handle(self, shared: &Shared, reply: Value) -> Handled {
         let Value::ServerError(error) = reply else {
-            self.succeed(shared, &reply);
+            self.succeed(shared, reply);
             return Handled::Done;
         };
         let details = error.details().unwrap_or_default();
@@ -216,18 +221,16 @@ impl Request {
             _ => {
                 let reason: String = error.to_string().chars().take(MAX_REASON_CHARS).collect();
                 shared.record_refusal(&reason);
-                if let Kind::Operation(Operation { reply, .. }) = self.kind {
-                    count(&shared.counters.errors, 1);
-                    reply.complete(Err(StoreError::Refused(reason)));
-                }
+                self.fail_with(shared, StoreError::Refused(reason));
             }
         }
         Handled::Done
     }
 
-    fn succeed(self, shared: &Shared, value: &Value) {
+    fn succeed(self, shared: &Shared, value: Value) {
         match self.kind {
-            Kind::Operation(operation) => operation.succeed(shared, value),
+            Kind::Operation(operation) => operation.succeed(shared, &value),
+            Kind::Cache(operation) => operation.succeed(shared, value),
             Kind::Renew(renewal) => {
                 let Value::Array(returned) = value else {
                     return;
@@ -244,7 +247,7 @@ impl Request {
             }
             Kind::Heartbeat => {
                 if let Value::Int(nodes) = value {
-                    let nodes = u32::try_from(*nodes).unwrap_or(1);
+                    let nodes = u32::try_from(nodes).unwrap_or(1);
                     let counter = &shared.counters.nodes;
                     counter.store(nodes, std::sync::atomic::Ordering::Relaxed);
                 }
@@ -255,9 +258,17 @@ impl Request {
 
     /// Completes an operation that the server did not answer.
     pub(crate) fn fail(self, shared: &Shared) {
-        if let Kind::Operation(Operation { reply, .. }) = self.kind {
-            count(&shared.counters.errors, 1);
-            reply.complete(Err(StoreError::Unavailable));
+        self.fail_with(shared, StoreError::Unavailable);
+    }
+
+    fn fail_with(self, shared: &Shared, error: StoreError) {
+        match self.kind {
+            Kind::Operation(Operation { reply, .. }) => {
+                count(&shared.counters.errors, 1);
+                reply.complete(Err(error));
+            }
+            Kind::Cache(operation) => operation.fail(shared, error),
+            _ => {}
         }
     }
 }

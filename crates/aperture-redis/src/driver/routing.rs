@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::cluster::hash_slot;
 use super::node::{Link, Node};
 use super::request::{Kind, Request};
-use super::{Driver, PIPELINE, PIPELINES, WAITING, work};
+use super::{Driver, WAITING, work};
 
 impl Driver {
     /// Queues a request for the node that has its key.
@@ -62,12 +62,13 @@ impl Driver {
     /// Returns true if it did something.
     pub(super) fn flush_node(&mut self, at: usize) -> bool {
         let available = self.shared.breaker.is_available();
+        let part = self.shared.part;
         let node = &mut self.nodes[at];
         match &node.link {
             Link::Connecting => false,
-            Link::Open(_) if self.pipelines >= PIPELINES => false,
+            Link::Open(_) if self.pipelines >= part.pipelines() => false,
             Link::Open(link) => {
-                let count = node.outgoing.len().min(PIPELINE);
+                let count = node.outgoing.len().min(part.pipeline());
                 let mut requests = Vec::with_capacity(count);
                 for request in node.outgoing.drain(..count) {
                     if request.is_worth_sending(&self.shared) {

@@ -99,7 +99,8 @@ pub(super) fn send(
             Err(_) => {
                 late = true;
                 let operations = requests.iter();
-                let operations = operations.filter(|r| matches!(r.kind, Kind::Operation(_)));
+                let operations =
+                    operations.filter(|r| matches!(r.kind, Kind::Operation(_) | Kind::Cache(_)));
                 count(&shared.counters.late, operations.count());
                 shared.record_failure("its replies are late");
                 tokio::time::timeout(REPLY_TIMEOUT, answer).await.ok()

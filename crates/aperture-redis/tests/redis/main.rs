@@ -5,6 +5,7 @@
 
 mod bounds;
 mod buckets;
+mod caches;
 mod cluster;
 mod outages;
 mod properties;

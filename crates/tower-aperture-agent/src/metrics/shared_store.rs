@@ -33,6 +33,21 @@ impl Collector for SharedStoreCollector {
                 stats.decided_without,
             ),
             ("outages", "Times the store was given up", stats.outages),
+            (
+                "cache_operations",
+                "Operations on shared caches submitted",
+                stats.cache_operations,
+            ),
+            (
+                "cache_errors",
+                "Operations on shared caches that ended with an error",
+                stats.cache_errors,
+            ),
+            (
+                "cache_late",
+                "Operations on shared caches without an answer within the deadline",
+                stats.cache_late,
+            ),
         ] {
             let counter = ConstCounter::new(value);
             let metric = encoder.encode_descriptor(name, help, None, counter.metric_type())?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::FutureExt;
 use serde_json::{Map, Value, json};
 use tower_aperture::FlowParams;
 use tower_aperture::cache::{CacheChange, CacheLookup, CacheRefusal, CacheValue};
@@ -55,22 +56,22 @@ pub(crate) fn start(engine: &Engine<Shared>, call: &Call) -> StartedCall {
         },
         "cache_lookup" => {
             let global = texts(&request["global_cache_keys"]);
-            let found = engine.cache_lookup(
+            let found = engine.start_cache_lookup(
                 text(&request["control_point"]),
                 text(&request["result_cache_key"]),
                 global,
             );
-            Answer::Cache(lookup_message(&found))
+            Answer::Cache(lookup_message(&at_once(found)))
         }
         "cache_upsert" => Answer::Cache(upsert(engine, request)),
         "cache_delete" => {
             let global = texts(&request["global_cache_keys"]);
-            let change = engine.cache_delete(
+            let change = engine.start_cache_delete(
                 text(&request["control_point"]),
                 text(&request["result_cache_key"]),
                 global,
             );
-            Answer::Cache(change_message(&change))
+            Answer::Cache(change_message(&at_once(change)))
         }
         _ => {
             let pending = check(engine, call);
@@ -253,6 +254,11 @@ fn address(value: &Value) -> Option<SocketAddress<'_>> {
     value.is_object().then_some(address)
 }
 
+/// Returns the output of a future that does not wait: the store of a replay has no caches.
+fn at_once<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("the caches are in process")
+}
+
 fn upsert(engine: &Engine<Shared>, request: &Value) -> Value {
     let bytes = |entry: &Value| STANDARD.decode(text(&entry["value"])).unwrap_or_default();
     let result = &request["result_cache_entry"];
@@ -269,7 +275,9 @@ fn upsert(engine: &Engine<Shared>, request: &Value) -> Value {
     let entries = global
         .iter()
         .map(|(key, value, time)| CacheEntry::new(key, value).ttl(ttl(time)));
-    change_message(&engine.cache_upsert(text(&request["control_point"]), result_entry, entries))
+    let control_point = text(&request["control_point"]);
+    let change = engine.start_cache_upsert(control_point, result_entry, entries);
+    change_message(&at_once(change))
 }
 
 /// Reads a time to live. Any below one millisecond, including a negative one, expires at once.

@@ -1,19 +1,33 @@
 //! The result cache of each control point, and the global cache that all control points share.
 
+mod ask;
+mod pending;
+mod replies;
+mod shared;
 mod store;
 
 use std::fmt;
 use std::time::Duration;
 
 use super::clock::nanos;
+use super::engine_flow::NO_DEADLINE;
 use super::{Engine, EngineMode};
 use aperture_core::{CacheChange, CacheLookup, Invalidations};
 
+pub use self::pending::{PendingCacheChange, PendingCacheLookup};
+
+pub(crate) use self::ask::LookupAsk;
+pub(crate) use self::shared::StoreCaches;
 pub(crate) use self::store::EngineCaches;
 
+use self::pending::Pending;
+use self::shared::Change;
 use self::store::CacheKey;
 
 /// The caches, as an Agent offers them with its `CacheLookup`, `CacheUpsert` and `CacheDelete`.
+///
+/// An engine whose limits may be in a shared store has [futures](Engine::start_cache_lookup) of these
+/// operations in their place.
 ///
 /// The caches live in memory as long as the engine. Together they take no more than
 /// [`cache_bytes`](super::EngineBuilder::cache_bytes); the least used entries are evicted first.
@@ -38,7 +52,7 @@ use self::store::CacheKey;
 /// assert_eq!(engine.cache_lookup("profile", "profile-42", []).result_value(), None);
 /// # Ok::<(), tower_aperture::PolicyError>(())
 /// ```
-impl<M: EngineMode> Engine<M> {
+impl Engine {
     /// Looks up a key of a control point's result cache, unless the key is empty, and keys of the
     /// global cache.
     pub fn cache_lookup<'k>(
@@ -61,21 +75,8 @@ impl<M: EngineMode> Engine<M> {
         result: Option<CacheEntry<'_>>,
         global: impl IntoIterator<Item = CacheEntry<'k>>,
     ) -> CacheChange {
-        let now = nanos(self.shared.clock.now());
-        let write = |key, entry: &CacheEntry<'_>| {
-            self.shared.caches.write(key, entry.value, entry.ttl, now)
-        };
-        let result = result.filter(|entry| !entry.key.is_empty());
-        let global = global.into_iter().filter(|entry| !entry.key.is_empty());
-        CacheChange::new(
-            result.map(|entry| write(CacheKey::result(control_point, entry.key), &entry)),
-            global.map(|entry| {
-                (
-                    entry.key.to_owned(),
-                    write(CacheKey::global(entry.key), &entry),
-                )
-            }),
-        )
+        self.start_cache_upsert(control_point, result, global)
+            .made()
     }
 
     /// Deletes a key of a control point's result cache, unless the key is empty, and keys of the
@@ -86,14 +87,114 @@ impl<M: EngineMode> Engine<M> {
         result_key: &str,
         global_keys: impl IntoIterator<Item = &'k str>,
     ) -> CacheChange {
-        let caches = &self.shared.caches;
-        let result = (!result_key.is_empty())
-            .then(|| caches.delete(CacheKey::result(control_point, result_key)));
+        self.start_cache_delete(control_point, result_key, global_keys)
+            .made()
+    }
+}
+
+/// The caches of engines of both modes. The caches are those of the process, or those in the shared
+/// store if the [store has caches](super::shared::SharedStore::caches).
+///
+/// In a shared store, a value that one engine stores is found by all others. Keys and values have
+/// the same limits, and one call has at most 256 keys. Values expire by the clock of the store, and
+/// [`cache_bytes`](super::EngineBuilder::cache_bytes) does not apply: the store decides which values
+/// it keeps. A lookup or change that the store does not answer within its deadline fails
+/// ([`CacheRefusal::is_unreachable`](aperture_core::CacheRefusal::is_unreachable)), a change even if
+/// the store makes it later; [`EngineStats::cache_failures`](super::EngineStats::cache_failures)
+/// counts these.
+///
+/// ```
+/// use tower_aperture::engine::{CacheEntry, Engine};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let engine = Engine::builder().build()?;
+/// let entry = CacheEntry::new("profile-42", b"ann");
+/// let change = engine.start_cache_upsert("profile", Some(entry), []).await;
+/// assert_eq!(change.result, Some(Ok(())));
+///
+/// let found = engine.start_cache_lookup("profile", "profile-42", []).await;
+/// assert_eq!(found.result_value().map(|value| &value[..]), Some(&b"ann"[..]));
+///
+/// engine.start_cache_delete("profile", "profile-42", []).await;
+/// let found = engine.start_cache_lookup("profile", "profile-42", []).await;
+/// assert_eq!(found.result_value(), None);
+/// # Ok::<(), tower_aperture::PolicyError>(())
+/// # }).unwrap();
+/// ```
+impl<M: EngineMode> Engine<M> {
+    /// Starts a lookup, like [`cache_lookup`](Engine::cache_lookup).
+    pub fn start_cache_lookup<'k>(
+        &self,
+        control_point: &str,
+        result_key: &str,
+        global_keys: impl IntoIterator<Item = &'k str>,
+    ) -> PendingCacheLookup {
+        let (caches, clock) = (&self.shared.caches, &self.shared.clock);
+        let now = nanos(clock.now());
+        PendingCacheLookup(match caches.shared() {
+            None => Pending::done(caches.look_up(control_point, result_key, global_keys, now)),
+            Some(shared) => {
+                let (key, keys) = (result_key, global_keys);
+                let ask = shared.start_lookup(control_point, key, keys, NO_DEADLINE, now);
+                Pending::asked(ask, clock)
+            }
+        })
+    }
+
+    /// Starts to store values, like [`cache_upsert`](Engine::cache_upsert).
+    pub fn start_cache_upsert<'k>(
+        &self,
+        control_point: &str,
+        result: Option<CacheEntry<'_>>,
+        global: impl IntoIterator<Item = CacheEntry<'k>>,
+    ) -> PendingCacheChange {
+        let (caches, clock) = (&self.shared.caches, &self.shared.clock);
+        let now = nanos(clock.now());
+        let result = result.filter(|entry| !entry.key.is_empty());
+        let result = result.map(|entry| (CacheKey::result(control_point, entry.key), entry));
+        let global = global.into_iter().filter(|entry| !entry.key.is_empty());
+        PendingCacheChange(match caches.shared() {
+            None => {
+                let write =
+                    |key, entry: &CacheEntry<'_>| caches.write(key, entry.value, entry.ttl, now);
+                Pending::done(CacheChange::new(
+                    result.map(|(key, entry)| write(key, &entry)),
+                    global.map(|entry| {
+                        let written = write(CacheKey::global(entry.key), &entry);
+                        (entry.key.to_owned(), written)
+                    }),
+                ))
+            }
+            Some(shared) => {
+                let result = result.map(|(key, entry)| (key, Change::Set(entry.value, entry.ttl)));
+                let global = global.map(|entry| (entry.key, Change::Set(entry.value, entry.ttl)));
+                Pending::asked(shared.start_change(result, global, now), clock)
+            }
+        })
+    }
+
+    /// Starts to delete values, like [`cache_delete`](Engine::cache_delete).
+    pub fn start_cache_delete<'k>(
+        &self,
+        control_point: &str,
+        result_key: &str,
+        global_keys: impl IntoIterator<Item = &'k str>,
+    ) -> PendingCacheChange {
+        let (caches, clock) = (&self.shared.caches, &self.shared.clock);
+        let result = (!result_key.is_empty()).then(|| CacheKey::result(control_point, result_key));
         let global = global_keys.into_iter().filter(|key| !key.is_empty());
-        CacheChange::new(
-            result,
-            global.map(|key| (key.to_owned(), caches.delete(CacheKey::global(key)))),
-        )
+        PendingCacheChange(match caches.shared() {
+            None => Pending::done(CacheChange::new(
+                result.map(|key| caches.delete(key)),
+                global.map(|key| (key.to_owned(), caches.delete(CacheKey::global(key)))),
+            )),
+            Some(shared) => {
+                let result = result.map(|key| (key, Change::Delete));
+                let global = global.map(|key| (key, Change::Delete));
+                let ask = shared.start_change(result, global, nanos(clock.now()));
+                Pending::asked(ask, clock)
+            }
+        })
     }
 }
 

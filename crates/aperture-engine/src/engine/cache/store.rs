@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ahash::RandomState;
@@ -13,10 +13,12 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{Equivalent, OptionsBuilder, Weighter};
 use smallvec::SmallVec;
 
+use super::shared::StoreCaches;
 use crate::engine::clock::{Nanos, nanos};
+use crate::engine::shared::SharedCaches;
 use aperture_core::{CacheLookup, CacheRefusal, CacheValue, Invalidations};
 
-const MILLI: Nanos = 1_000_000;
+pub(super) const MILLI: Nanos = 1_000_000;
 /// The longest time to live, which also applies to entries without one.
 const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// The maximum length in bytes of a key as an Agent stores it.
@@ -41,6 +43,8 @@ pub(crate) struct EngineCaches {
     invalidations: Invalidations,
     /// Created by the first write, because most engines never cache.
     store: OnceLock<CacheStore>,
+    /// The caches that the engine uses in place of those in process.
+    shared: Option<StoreCaches>,
 }
 
 struct CacheStore {
@@ -60,8 +64,8 @@ struct StoredKey {
 /// A borrowed [`StoredKey`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CacheKey<'a> {
-    control_point: Option<&'a str>,
-    key: &'a str,
+    pub(super) control_point: Option<&'a str>,
+    pub(super) key: &'a str,
 }
 
 #[derive(Clone)]
@@ -75,12 +79,18 @@ struct StoredEntry {
 struct EntrySize;
 
 impl EngineCaches {
-    pub(crate) fn new(bytes: usize) -> Self {
+    pub(crate) fn new(bytes: usize, shared: Option<Arc<dyn SharedCaches>>) -> Self {
         Self {
             bytes,
             invalidations: Invalidations::default(),
             store: OnceLock::new(),
+            shared: shared.map(StoreCaches::new),
         }
+    }
+
+    /// Returns the caches in the shared store, if the engine shares its caches.
+    pub(crate) const fn shared(&self) -> Option<&StoreCaches> {
+        self.shared.as_ref()
     }
 
     pub(crate) const fn invalidations(&self) -> &Invalidations {
@@ -104,21 +114,10 @@ impl EngineCaches {
         if !result_key.is_empty() {
             found.result = Some(self.read(CacheKey::result(control_point, result_key), now));
         }
-        let mut few: SmallVec<[&str; FEW_KEYS]> = SmallVec::new();
-        let mut many: HashSet<&str, RandomState> = HashSet::default();
-        for key in global_keys {
-            let is_new = if few.len() < FEW_KEYS {
-                let is_new = !few.contains(&key);
-                few.extend(is_new.then_some(key));
-                is_new
-            } else {
-                !few.contains(&key) && many.insert(key)
-            };
-            if is_new {
-                let value = self.read(CacheKey::global(key), now);
-                found.global.push((key.to_owned(), value));
-            }
-        }
+        distinct(global_keys, |key| {
+            let value = self.read(CacheKey::global(key), now);
+            found.global.push((key.to_owned(), value));
+        });
         found
     }
 
@@ -148,24 +147,12 @@ impl EngineCaches {
         ttl: Option<Duration>,
         now: Nanos,
     ) -> Result<(), CacheRefusal> {
-        key.check()?;
-        let key_len = key.stored_len();
-        if key_len > MAX_STORED_KEY {
-            return Err(CacheRefusal::new("key too large"));
-        }
-        let size = key_len.saturating_add(value.len());
+        let size = key.check_entry(value)?;
         let store = self.store();
-        if size.saturating_add(AGENT_OVERHEAD) > MAX_ENTRY
-            || size.saturating_add(ENTRY_OVERHEAD) > store.max_entry_bytes
-        {
-            return Err(CacheRefusal::new(
-                "entry too large for the configured table size",
-            ));
+        if size.saturating_add(ENTRY_OVERHEAD) > store.max_entry_bytes {
+            return Err(too_large());
         }
-        let ttl = match ttl {
-            None | Some(Duration::ZERO) => MAX_TTL,
-            Some(ttl) => ttl.min(MAX_TTL),
-        };
+        let ttl = effective_ttl(ttl);
         if ttl < Duration::from_millis(1) {
             // The entry would expire before any lookup.
             store.cache.remove(&key);
@@ -247,7 +234,7 @@ impl<'a> CacheKey<'a> {
         }
     }
 
-    fn check(self) -> Result<(), CacheRefusal> {
+    pub(super) fn check(self) -> Result<(), CacheRefusal> {
         if self.key.is_empty() {
             return Err(CacheRefusal::new("cache key cannot be empty"));
         }
@@ -255,6 +242,25 @@ impl<'a> CacheKey<'a> {
             return Err(CacheRefusal::new("cache control_point cannot be empty"));
         }
         Ok(())
+    }
+
+    /// Checks the key and the size of an entry, which it returns: the bytes of the key, as an Agent
+    /// stores it, and of the value.
+    pub(super) fn check_entry(self, value: &[u8]) -> Result<usize, CacheRefusal> {
+        self.check()?;
+        if self.is_too_long() {
+            return Err(CacheRefusal::new("key too large"));
+        }
+        let size = self.stored_len().saturating_add(value.len());
+        if size.saturating_add(AGENT_OVERHEAD) > MAX_ENTRY {
+            return Err(too_large());
+        }
+        Ok(size)
+    }
+
+    /// Returns true if no entry can have the key.
+    pub(super) fn is_too_long(self) -> bool {
+        self.stored_len() > MAX_STORED_KEY
     }
 
     /// Returns the length of the key as an Agent stores it. An Agent keeps both caches in one table
@@ -271,6 +277,39 @@ impl<'a> CacheKey<'a> {
         StoredKey {
             control_point: self.control_point.map(Into::into),
             key: self.key.into(),
+        }
+    }
+}
+
+/// Returns the time to live of an entry: seven days if it has none, and at most.
+pub(super) fn effective_ttl(ttl: Option<Duration>) -> Duration {
+    match ttl {
+        None | Some(Duration::ZERO) => MAX_TTL,
+        Some(ttl) => ttl.min(MAX_TTL),
+    }
+}
+
+fn too_large() -> CacheRefusal {
+    CacheRefusal::new("entry too large for the configured table size")
+}
+
+/// Calls `visit` with each key once, in their order.
+pub(super) fn distinct<'k>(
+    keys: impl IntoIterator<Item = &'k str>,
+    mut visit: impl FnMut(&'k str),
+) {
+    let mut few: SmallVec<[&str; FEW_KEYS]> = SmallVec::new();
+    let mut many: HashSet<&str, RandomState> = HashSet::default();
+    for key in keys {
+        let is_new = if few.len() < FEW_KEYS {
+            let is_new = !few.contains(&key);
+            few.extend(is_new.then_some(key));
+            is_new
+        } else {
+            !few.contains(&key) && many.insert(key)
+        };
+        if is_new {
+            visit(key);
         }
     }
 }

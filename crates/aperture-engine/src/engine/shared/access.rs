@@ -19,7 +19,7 @@ use crate::engine::engine_flow::{DEADLINE_MARGIN, NO_DEADLINE};
 use crate::engine::request_id::RequestId;
 
 /// The version of the derivation of keys. Engines that derive keys in another way share no state.
-const KEY_VERSION: u8 = 1;
+pub(crate) const KEY_VERSION: u8 = 1;
 /// An index beyond every table of slots in process.
 const NO_ENTRY: u32 = u32::MAX;
 
@@ -244,7 +244,7 @@ pub(crate) fn enter_slots(
 }
 
 /// Adds a text with its length, so that no two lists of texts have the same hash.
-fn add_text(hash: &mut Sha256, text: &str) {
+pub(crate) fn add_text(hash: &mut Sha256, text: &str) {
     hash.update((text.len() as u64).to_be_bytes());
     hash.update(text);
 }

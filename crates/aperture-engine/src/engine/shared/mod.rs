@@ -5,6 +5,7 @@
 
 mod access;
 mod ask;
+mod caches;
 mod call;
 mod operation;
 mod outbox;
@@ -14,13 +15,16 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+pub use self::caches::SharedCaches;
 pub use self::operation::{
     BucketSettings, EnterSlots, LeaveSlots, SlotsOutcome, StoreKey, StoreOperation, StoreOutcome,
     TakeTokens, TokensMode, TokensOutcome,
 };
 pub use self::reply::{StoreError, StoreReply};
 
-pub(crate) use self::access::{SharedContext, StoreAccess, enter_slots, take_tokens};
+pub(crate) use self::access::{
+    KEY_VERSION, SharedContext, StoreAccess, add_text, enter_slots, take_tokens,
+};
 pub(crate) use self::ask::{StoreAnswer, StoreAsk};
 pub(crate) use self::call::ReplyObserver;
 pub(crate) use self::outbox::StoreOutbox;
@@ -59,6 +63,12 @@ pub trait SharedStore: fmt::Debug + Send + Sync + 'static {
     /// Calls `listener` each time that another engine frees slots of `key`, until the listener is
     /// dropped. The store need not call it for slots that this engine frees.
     fn listen(&self, key: StoreKey, listener: Weak<dyn SlotListener>);
+
+    /// Returns the caches that all engines with this store share. The default is `None`: each
+    /// engine then has caches of its own, in process.
+    fn caches(&self) -> Option<Arc<dyn SharedCaches>> {
+        None
+    }
 }
 
 /// A store that several engines of this process share, too.
@@ -89,6 +99,10 @@ impl<S: SharedStore + ?Sized> SharedStore for Arc<S> {
 
     fn listen(&self, key: StoreKey, listener: Weak<dyn SlotListener>) {
         (**self).listen(key, listener);
+    }
+
+    fn caches(&self) -> Option<Arc<dyn SharedCaches>> {
+        (**self).caches()
     }
 }
 

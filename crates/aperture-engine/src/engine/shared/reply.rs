@@ -27,28 +27,30 @@ impl std::error::Error for StoreError {}
 
 /// Completes one operation of a shared store. Dropping it completes the operation with
 /// [`StoreError::Unavailable`].
+///
+/// `T` is the outcome of the operation.
 #[must_use = "dropping a reply completes it with an error"]
-pub struct StoreReply(Option<Box<Complete>>);
+pub struct StoreReply<T = StoreOutcome>(Option<Box<Complete<T>>>);
 
-type Complete = dyn FnOnce(Result<StoreOutcome, StoreError>) + Send;
+type Complete<T> = dyn FnOnce(Result<T, StoreError>) + Send;
 
-impl StoreReply {
+impl<T> StoreReply<T> {
     /// Returns a reply that calls `complete` once, with the outcome.
     ///
     /// The call must be short and must not block: a store may make it on the task of its connection.
-    pub fn new(complete: impl FnOnce(Result<StoreOutcome, StoreError>) + Send + 'static) -> Self {
+    pub fn new(complete: impl FnOnce(Result<T, StoreError>) + Send + 'static) -> Self {
         Self(Some(Box::new(complete)))
     }
 
     /// Completes the operation.
-    pub fn complete(mut self, outcome: Result<StoreOutcome, StoreError>) {
+    pub fn complete(mut self, outcome: Result<T, StoreError>) {
         if let Some(complete) = self.0.take() {
             complete(outcome);
         }
     }
 }
 
-impl Drop for StoreReply {
+impl<T> Drop for StoreReply<T> {
     fn drop(&mut self) {
         if let Some(complete) = self.0.take() {
             complete(Err(StoreError::Unavailable));
@@ -56,7 +58,7 @@ impl Drop for StoreReply {
     }
 }
 
-impl fmt::Debug for StoreReply {
+impl<T> fmt::Debug for StoreReply<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StoreReply").finish_non_exhaustive()
     }

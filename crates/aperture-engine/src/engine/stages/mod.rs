@@ -3,6 +3,7 @@
 mod granted;
 mod observer;
 mod round;
+mod suspended;
 
 use std::sync::Arc;
 
@@ -11,7 +12,8 @@ use smallvec::SmallVec;
 use self::granted::{GrantedComponents, revert};
 pub(crate) use self::observer::Observer;
 use self::round::SchedulerRound;
-pub(crate) use self::round::{Suspended, schedule};
+pub(crate) use self::round::schedule;
+pub(crate) use self::suspended::Suspended;
 use super::clock::DecisionTime;
 use super::component_entry::ComponentEntry;
 use super::decision::{DecisionStep, DecisionWithSlot, EngineDenial, MayWait};
@@ -60,9 +62,19 @@ pub(crate) fn run_all(
         .map(|at| index.component(*at))
         .filter(|component| component.step >= DecisionStep::SharedLimiters)
         .collect();
+    let mut lookup = observer.start_lookup(flow, time);
     for step in WAITING_STEPS {
-        if step == DecisionStep::Schedulers && observer.look_up(flow, time) {
-            break;
+        if step == DecisionStep::Schedulers {
+            match suspended::look_up(&mut lookup, flow, observer, time) {
+                Some(true) => break,
+                Some(false) => {}
+                None => {
+                    let later = later_than(DecisionStep::Concurrency, &waiting);
+                    return StepProgress::Waits(Box::new(Suspended::for_lookup(
+                        later, lookup, may_wait, time,
+                    )));
+                }
+            }
         }
         let mut own = waiting
             .iter()
@@ -73,18 +85,23 @@ pub(crate) fn run_all(
         }
         let mut round = SchedulerRound::begin(step, own.copied(), flow, may_wait, time);
         if round.poll_members(flow, time.now(), None).is_pending() {
-            let later = waiting
-                .iter()
-                .filter(|component| component.step > step)
-                .map(|component| Arc::clone(component))
-                .collect();
-            return StepProgress::Waits(Box::new(Suspended { round, later }));
+            let later = later_than(step, &waiting);
+            return StepProgress::Waits(Box::new(Suspended::in_round(round, later, lookup)));
         }
         if let Err(denied) = round.finish(flow, observer, held, time) {
             return StepProgress::Done(Err(denied));
         }
     }
     StepProgress::Done(Ok(()))
+}
+
+/// Returns the components of the steps after this one.
+fn later_than(
+    step: DecisionStep,
+    waiting: &[&Arc<ComponentEntry>],
+) -> SmallVec<[Arc<ComponentEntry>; 2]> {
+    let later = waiting.iter().filter(|component| component.step > step);
+    later.map(|component| Arc::clone(component)).collect()
 }
 
 /// Runs the steps in which no flow waits.

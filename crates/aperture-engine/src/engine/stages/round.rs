@@ -1,12 +1,10 @@
-//! The components of a step in which flows may wait, which decide at the same time, and a flow that
-//! waits for them.
+//! The components of a step in which flows may wait, which decide at the same time.
 
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use smallvec::SmallVec;
 
-use super::WAITING_STEPS;
 use super::granted::{GrantedComponents, revert};
 use super::observer::Observer;
 use crate::engine::clock::{DecisionTime, Nanos};
@@ -18,94 +16,13 @@ use crate::engine::engine_flow::EngineFlow;
 use crate::engine::held_slots::HeldSlots;
 use crate::engine::schedulers::ScheduleResult;
 
-/// A waiting flow: the round that it waits in, and the components of later steps.
-#[derive(Debug)]
-pub(crate) struct Suspended {
-    pub(crate) round: SchedulerRound,
-    pub(crate) later: SmallVec<[Arc<ComponentEntry>; 2]>,
-}
-
-impl Suspended {
-    /// Returns a flow that waits for its only component.
-    pub(crate) fn at(
-        component: &Arc<ComponentEntry>,
-        scheduled: ScheduleResult,
-        may_wait: MayWait,
-        time: &DecisionTime<'_>,
-    ) -> Self {
-        Self {
-            round: SchedulerRound {
-                step: component.step,
-                begun: time.now(),
-                may_wait,
-                members: SmallVec::from_iter([(Arc::clone(component), scheduled)]),
-            },
-            later: SmallVec::new(),
-        }
-    }
-
-    /// Continues with the steps after a round that is over. Returns `Some` at the end of the
-    /// decision.
-    pub(crate) fn resume(
-        &mut self,
-        flow: &EngineFlow<'_, '_>,
-        observer: &mut impl Observer,
-        held: &mut HeldSlots,
-        time: &DecisionTime<'_>,
-    ) -> Option<Result<(), EngineDenial>> {
-        if let Err(denied) = self.round.finish(flow, observer, held, time) {
-            return Some(Err(denied));
-        }
-        let done = self.round.step;
-        for step in WAITING_STEPS.into_iter().filter(|step| *step > done) {
-            if step == DecisionStep::Schedulers && observer.look_up(flow, time) {
-                return Some(Ok(()));
-            }
-            let (own, later): (SmallVec<[_; 2]>, _) = std::mem::take(&mut self.later)
-                .into_iter()
-                .partition(|component| component.step == step);
-            self.later = later;
-            if !own.is_empty() {
-                let may_wait = self.round.may_wait;
-                self.round = SchedulerRound::begin(step, own.iter(), flow, may_wait, time);
-                return None;
-            }
-        }
-        Some(Ok(()))
-    }
-}
-
-impl Suspended {
-    /// Returns true if no component is left to decide.
-    pub(crate) fn is_finished(&self) -> bool {
-        self.round.members.is_empty()
-    }
-
-    /// Rejects the flow because it leaves, and returns what other components granted already.
-    #[cold]
-    pub(crate) fn abandon(&mut self, flow: &EngineFlow<'_, '_>, now: Nanos) {
-        self.round.reject_waiting();
-        let members = std::mem::take(&mut self.round.members);
-        let mut granted: GrantedComponents<'_> = SmallVec::new();
-        for (component, scheduled) in &members {
-            if let ScheduleResult::Decided(decided) = scheduled
-                && !component.rejects(&decided.decision)
-                && !decided.decision.dropped
-            {
-                granted.push((component, decided.decision, None));
-            }
-        }
-        revert(granted, flow, &DecisionTime::at(now));
-    }
-}
-
 /// The components of a step, which decide at the same time.
 #[derive(Debug)]
 pub(crate) struct SchedulerRound {
-    step: DecisionStep,
-    begun: Nanos,
-    may_wait: MayWait,
-    members: SmallVec<[(Arc<ComponentEntry>, ScheduleResult); 1]>,
+    pub(super) step: DecisionStep,
+    pub(super) begun: Nanos,
+    pub(super) may_wait: MayWait,
+    pub(super) members: SmallVec<[(Arc<ComponentEntry>, ScheduleResult); 1]>,
 }
 
 impl SchedulerRound {
@@ -132,7 +49,7 @@ impl SchedulerRound {
     /// Polls the waiters. In a step with queues, the first rejection makes the others leave.
     ///
     /// Without a waker, the waiters are not polled, and no wake-up is registered.
-    pub(crate) fn poll_members(
+    pub(super) fn poll_members(
         &mut self,
         flow: &EngineFlow<'_, '_>,
         now: Nanos,
@@ -174,7 +91,7 @@ impl SchedulerRound {
     }
 
     /// Makes all remaining waiters leave and counts them as rejected.
-    pub(crate) fn reject_waiting(&mut self) {
+    pub(super) fn reject_waiting(&mut self) {
         for (_, scheduled) in &mut self.members {
             if let ScheduleResult::Queued(_) | ScheduleResult::Asks(_) = scheduled {
                 *scheduled = rejected();
@@ -184,7 +101,7 @@ impl SchedulerRound {
 
     /// Stops waiting, because no timer can be set: rejects flows in queues, and decides without the
     /// shared store where its reply is missing.
-    pub(crate) fn stop_waiting(&mut self, flow: &EngineFlow<'_, '_>, now: Nanos) {
+    pub(super) fn stop_waiting(&mut self, flow: &EngineFlow<'_, '_>, now: Nanos) {
         for (component, scheduled) in &mut self.members {
             if let ScheduleResult::Asks(ask) = scheduled {
                 let answer = ask.give_up();
@@ -195,7 +112,7 @@ impl SchedulerRound {
     }
 
     /// Returns when a waiter has to be polled again if it is not woken before.
-    pub(crate) fn next_poll_at(&self) -> Nanos {
+    pub(super) fn next_poll_at(&self) -> Nanos {
         let times = self.members.iter().map(|(_, scheduled)| match scheduled {
             ScheduleResult::Decided(_) => Nanos::MAX,
             ScheduleResult::Queued(waiter) => waiter.next_poll_at(),

@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use tower_aperture::engine::shared::{
-    BucketSettings, EnterSlots, LeaveSlots, SharedStore, SlotListener, SlotsOutcome, StoreAbsence,
-    StoreError, StoreKey, StoreOperation, StoreOutcome, StoreReply, TakeTokens, TokensMode,
-    TokensOutcome,
+    BucketSettings, EnterSlots, LeaveSlots, SharedCaches, SharedStore, SlotListener, SlotsOutcome,
+    StoreAbsence, StoreError, StoreKey, StoreOperation, StoreOutcome, StoreReply, TakeTokens,
+    TokensMode, TokensOutcome,
 };
 use tower_aperture::engine::{Clock, ManualClock, RequestId};
+
+use super::cache_store::FakeCaches;
 
 /// The deadline of the store.
 pub(super) const DEADLINE: Duration = Duration::from_millis(20);
@@ -36,6 +38,7 @@ pub(super) struct FakeStore {
 struct Shared {
     clock: ManualClock,
     state: Mutex<State>,
+    caches: Option<Arc<FakeCaches>>,
 }
 
 #[derive(Debug)]
@@ -80,9 +83,31 @@ struct Slot {
 
 impl FakeStore {
     pub(super) fn new(clock: &ManualClock, replies: Replies) -> Self {
+        Self::build(clock, replies, None)
+    }
+
+    /// Returns a store in which engines share their caches, too.
+    pub(super) fn with_caches(clock: &ManualClock, replies: Replies) -> Self {
+        Self::build(
+            clock,
+            replies,
+            Some(Arc::new(FakeCaches::new(clock, replies))),
+        )
+    }
+
+    /// Returns the caches of a store that has some.
+    pub(super) fn fake_caches(&self) -> &FakeCaches {
+        self.shared
+            .caches
+            .as_ref()
+            .expect("it was made with caches")
+    }
+
+    fn build(clock: &ManualClock, replies: Replies, caches: Option<Arc<FakeCaches>>) -> Self {
         Self {
             shared: Arc::new(Shared {
                 clock: clock.clone(),
+                caches,
                 state: Mutex::new(State {
                     replies,
                     available: true,
@@ -349,5 +374,10 @@ impl SharedStore for FakeStore {
 
     fn listen(&self, key: StoreKey, listener: Weak<dyn SlotListener>) {
         self.state().listeners.push((self.node, key, listener));
+    }
+
+    fn caches(&self) -> Option<Arc<dyn SharedCaches>> {
+        let caches = Arc::clone(self.shared.caches.as_ref()?);
+        Some(caches)
     }
 }
