@@ -4,6 +4,7 @@ mod caches;
 mod flows;
 mod remote_caches;
 mod settling;
+mod shared_caches;
 mod slots;
 
 #[path = "../support/mod.rs"]

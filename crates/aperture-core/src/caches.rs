@@ -181,7 +181,8 @@ pub enum CacheError {
     MissingInReply,
     /// The Agent or the engine refused the operation, with this text.
     Refused(String),
-    /// The call failed. The [`source`](Error::source) has the reason.
+    /// The call failed, or the shared store of an engine's caches did not answer. The
+    /// [`source`](Error::source) has the reason.
     Call(FlowError),
     /// The client has no caches.
     Unsupported,

@@ -15,7 +15,9 @@ use crate::meter::Meter;
 /// Access to one key of the result cache or the global cache, without a flow.
 ///
 /// [`ApertureClient::result_cache`] and [`ApertureClient::global_cache`] return it. With an Agent,
-/// each call takes no longer than the end timeout; in process, its future is ready at once.
+/// each call takes no longer than the end timeout. In process, its future is ready at once, unless
+/// the engine has its caches in a shared store: then it takes no longer than the deadline of the
+/// store.
 ///
 /// ```
 /// use std::time::Duration;
@@ -68,7 +70,8 @@ impl ClientCache<'_> {
     ///
     /// # Errors
     ///
-    /// Returns an error if the key is empty, or the Agent does not answer or refuses the lookup.
+    /// Returns an error if the key is empty, or the Agent, or the shared store of an engine, does not
+    /// answer or refuses the lookup.
     pub async fn get(self) -> Result<Option<Bytes>, CacheError> {
         let Self { client, key } = self;
         check_key(key.as_str())?;
@@ -94,8 +97,9 @@ impl ClientCache<'_> {
     ///
     /// # Errors
     ///
-    /// Returns an error if the key is empty, `ttl` is zero, or the Agent or engine refuses the
-    /// value: it is limited to about 1 MiB, and the key to about 200 bytes.
+    /// Returns an error if the key is empty, `ttl` is zero, the Agent or the shared store does not
+    /// answer, or the Agent or engine refuses the value: it is limited to about 1 MiB, and the key to
+    /// about 200 bytes.
     pub async fn set(self, value: impl Into<Bytes>, ttl: Duration) -> Result<(), CacheError> {
         self.client.write(self.key, value.into(), ttl).await
     }
@@ -104,7 +108,7 @@ impl ClientCache<'_> {
     ///
     /// # Errors
     ///
-    /// Returns an error if the key is empty or the Agent does not answer.
+    /// Returns an error if the key is empty, or the Agent or the shared store does not answer.
     pub async fn delete(self) -> Result<(), CacheError> {
         self.client.remove(self.key).await
     }

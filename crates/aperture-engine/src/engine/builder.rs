@@ -376,7 +376,7 @@ impl<M: EngineMode> EngineBuilder<M> {
     /// the line and field where known.
     pub fn build(self) -> Result<Engine<M>, PolicyError> {
         let builder = self.settings;
-        let shared_caches = builder.shared.as_ref().and_then(|store| store.caches());
+        let shared_caches = builder.shared.as_ref().and_then(SharedStore::caches);
         let settings = EngineSettings {
             agent_group: builder.agent_group,
             component_context: ComponentContext {

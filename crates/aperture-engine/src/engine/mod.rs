@@ -135,7 +135,8 @@
 //! concurrency limiters and concurrency schedulers, are in the store, one for each policy name,
 //! component ID, kind, label key and label value. Engines should therefore have the same policies.
 //! Everything else stays in each engine: the queues of schedulers with their order, samplers, load
-//! schedulers, control loops with their signals, flux meters, and the caches.
+//! schedulers, control loops with their signals, and flux meters; and the caches, unless the store
+//! [has some](shared::SharedStore::caches).
 //!
 //! - A flow asks the store once for each step: all its limiters side by side, then the concurrency
 //!   schedulers, then the quota schedulers. If one component rejects the flow, what the others of
@@ -165,6 +166,10 @@
 //!   learns of no returned slot asks again when the oldest slot expires, and every 100 ms.
 //! - [`Engine::start_flow_end`] returns slots by reference, whichever engine granted them.
 //! - A limit that is not finite is decided in process.
+//! - In shared caches, a flow looks up its keys side by side with the first step that asks the
+//!   store, and waits for them before quota and load schedulers decide, until the deadline of the
+//!   caches. Then, or at once while they are given up, the lookup is a miss with an error.
+//!   [`EngineStats::cache_failures`] counts such keys. See [`Engine::start_cache_lookup`].
 //!
 //! # Dry runs
 //!

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use aperture_engine::engine::shared::{SharedStore, StoreOutcome, TokensMode};
+use aperture_engine::engine::shared::{SharedStore, StoreOutcome, StoreReply, TokensMode};
 use aperture_redis::Redis;
 
 use crate::support::{
@@ -36,6 +36,45 @@ fn start() -> Option<Vec<Server>> {
         })
     });
     Some(nodes)
+}
+
+#[test]
+fn cached_values_are_spread_over_the_nodes_and_found() {
+    let Some(nodes) = start() else {
+        return;
+    };
+    let builder = nodes[0].builder().cluster_nodes([""; 0]);
+    let store = builder.shared_caches(true).build().expect("valid settings");
+    let caches = store.caches().expect("they are on");
+    let set = |n: u64| {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let reply = StoreReply::new(move |outcome| drop(sender.send(outcome)));
+        let value = n.to_string().into();
+        caches.set(key(n), value, Duration::from_secs(3600), reply);
+        receiver
+    };
+    let get = |n: u64| {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let reply = StoreReply::new(move |outcome| drop(sender.send(outcome)));
+        caches.get(key(n), reply);
+        receiver
+    };
+    for n in 0..100 {
+        // On a slow machine a node of a new cluster may not serve requests yet.
+        wait_until("it is stored", || {
+            let stored = set(n).recv_timeout(PATIENCE);
+            stored.expect("each reply is completed").is_ok()
+        });
+    }
+    for (n, found) in (0..100).map(|n| (n, get(n))) {
+        let found = found.recv_timeout(PATIENCE);
+        let found = found.expect("each reply is completed");
+        assert_eq!(found, Ok(Some(n.to_string().into())));
+    }
+    for node in &nodes {
+        let keys: u64 = node.command(&["DBSIZE"]);
+        assert!(keys > 5, "{keys}");
+    }
 }
 
 fn store(node: &Server) -> Redis {

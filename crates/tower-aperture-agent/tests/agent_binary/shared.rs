@@ -33,9 +33,13 @@ circuit:
 /// Serves the policy with limits in the server. The deadline is so long that even on a busy machine a
 /// flow is decided without the server only if the server is away.
 fn serve(folder: &Folder, server: &Server) -> Serving {
+    serve_with(folder, server, &[])
+}
+
+fn serve_with(folder: &Folder, server: &Server, more: &[&str]) -> Serving {
     let policies = folder.write("limits.yaml", POLICY);
     let url = server.url();
-    let args = [
+    let mut args = vec![
         "--shared",
         &url,
         "--shared-deadline",
@@ -43,6 +47,7 @@ fn serve(folder: &Folder, server: &Server) -> Serving {
         "--watch-interval",
         "0",
     ];
+    args.extend(more);
     Serving::start(&policies, &args)
 }
 
@@ -185,6 +190,32 @@ async fn agents_decide_by_their_share_while_the_server_is_away_and_share_again_a
     ];
     assert!(held.iter().all(Flow::should_run));
     assert!(!start(&clients[0], "render").await.should_run());
+}
+
+#[tokio::test]
+async fn agents_find_the_values_of_each_other_if_they_share_their_caches() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let folder = Folder::new();
+    let agents = [0; 2].map(|_| serve_with(&folder, &server, &["--shared-caches"]));
+    let [writer, reader] = [0, 1].map(|at: usize| client(&agents[at]));
+    let settings = writer.global_cache("settings");
+    let stored = settings.set("dark", Duration::from_secs(60)).await;
+    assert_eq!(stored, Ok(()));
+    let params = FlowParams::new().global_cache_key("settings");
+    let flow = reader.start_flow("elsewhere", params).await;
+    let found = flow.global_cache("settings").get();
+    assert_eq!(found, Ok(Some("dark".into())));
+    let deleted = reader.global_cache("settings").delete().await;
+    assert_eq!(deleted, Ok(()));
+    assert_eq!(settings.get().await, Ok(None));
+
+    let served = serve(&folder, &server);
+    let alone = client(&served);
+    let stored = alone.global_cache("settings");
+    let stored = stored.set("bright", Duration::from_secs(60)).await;
+    assert_eq!((stored, settings.get().await), (Ok(()), Ok(None)));
 }
 
 #[test]

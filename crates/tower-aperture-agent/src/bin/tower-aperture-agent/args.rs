@@ -201,6 +201,10 @@ pub(crate) struct SharedArgs {
         env = "TOWER_APERTURE_AGENT_SHARED_ABSENCE"
     )]
     pub(crate) shared_absence: Absence,
+    /// Share the result caches and the global cache, too: values leave this process, and a lookup
+    /// costs a round trip
+    #[arg(long, requires = "shared", env = "TOWER_APERTURE_AGENT_SHARED_CACHES")]
+    pub(crate) shared_caches: bool,
     /// Certificate authorities to trust for it instead of the system's, PEM
     #[arg(
         long,

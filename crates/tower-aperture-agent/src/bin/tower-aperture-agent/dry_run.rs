@@ -44,6 +44,10 @@ pub(crate) fn describe(args: &ServeArgs, prepared: &Prepared) -> String {
             args.shared.shared_prefix
         ),
     };
+    let caches = match args.shared.shared_caches {
+        true => "shared, in the same server",
+        false => "in this process",
+    };
     let reload = match args.watch_interval.is_zero() {
         true => "on SIGHUP only".to_owned(),
         false => format!(
@@ -59,6 +63,7 @@ pub(crate) fn describe(args: &ServeArgs, prepared: &Prepared) -> String {
          API keys: {keys}\n\
          Prometheus: {prometheus}\n\
          shared limits: {shared}\n\
+         caches: {caches}\n\
          reloads: {reload}\n\
          agent group: {group}\n\
          \n\

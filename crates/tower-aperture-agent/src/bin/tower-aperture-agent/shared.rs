@@ -19,6 +19,7 @@ pub(crate) fn store(args: &SharedArgs) -> Result<Option<Redis>, CommandError> {
     let mut store = Redis::builder(first)
         .prefix(&args.shared_prefix)
         .deadline(args.shared_deadline)
+        .shared_caches(args.shared_caches)
         .absence(match args.shared_absence {
             Absence::Share => StoreAbsence::LocalShare,
             Absence::Open => StoreAbsence::Open,
