@@ -133,6 +133,8 @@ pub mod metrics;
 pub mod pb;
 #[cfg(feature = "embedded")]
 pub mod policy;
+#[cfg(feature = "remote")]
+mod protobuf;
 mod rejection;
 #[cfg(feature = "remote")]
 mod remote;

@@ -114,12 +114,12 @@ impl Remote {
 
     async fn cache_call<Req, Res>(&self, path: &'static str, request: Req) -> Result<Res, FlowError>
     where
-        Req: prost::Message + 'static,
-        Res: prost::Message + Default + 'static,
+        Req: prost::Message,
+        Res: prost::Message + Default,
     {
         let runtime = self.shared().current_runtime()?;
         runtime
-            .call(path, request, self.shared().config.end_timeout)
+            .call(path, &request, self.shared().config.end_timeout)
             .await
             .map_err(CallFailure::into_error)
     }

@@ -47,13 +47,13 @@ impl InFlightWrite {
         let mut invalidation = None;
         let error = match self.write.take() {
             Some(CacheWrite::Upsert(request)) => {
-                let answer = self.runtime.call(CACHE_UPSERT, request, timeout).await;
+                let answer = self.runtime.call(CACHE_UPSERT, &request, timeout).await;
                 answer.map(|reply| upsert_error(&reply))
             }
             Some(CacheWrite::Delete(request, pending)) => {
                 // Dropped if the call fails, which reports the deletion as lost.
                 invalidation = pending;
-                let answer = self.runtime.call(CACHE_DELETE, request, timeout).await;
+                let answer = self.runtime.call(CACHE_DELETE, &request, timeout).await;
                 answer.map(|reply| delete_error(&reply))
             }
             None => return,

@@ -2,22 +2,21 @@
 
 use std::error::Error;
 use std::future::Future;
-use std::marker::PhantomData;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, BufMut, Bytes};
 use http::uri::PathAndQuery;
-use prost::Message;
+use prost::{DecodeError, Message};
 use tokio::time::Instant;
 use tonic::client::{Grpc, GrpcService};
-use tonic::codec::{Codec, EncodeBuf, Encoder};
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Request, Status};
-use tonic_prost::ProstDecoder;
 
 use super::config::MAX_TIMEOUT;
 use super::failure::CallFailure;
+use super::message::OutgoingMessage;
 use super::stall_tolerant::with_deadline;
 use super::state::RuntimeState;
 use super::transport::{AgentTransport, PooledConnection, Purpose, StreamService};
@@ -42,16 +41,12 @@ const MAX_RESPONSE_BYTES: usize = 64 * 1024 * 1024;
 impl RuntimeState {
     /// Makes one unary call to any available Agent, with the API key. The timeout covers connecting
     /// and waiting for a stream, and is sent as `grpc-timeout`.
-    pub(super) async fn call<Req, Res>(
+    pub(super) async fn call<Res: Message + Default>(
         self: &Arc<Self>,
         path: &'static str,
-        message: Req,
+        message: &impl Message,
         timeout: Option<Duration>,
-    ) -> Result<Res, CallFailure>
-    where
-        Req: Message + 'static,
-        Res: Message + Default + 'static,
-    {
+    ) -> Result<Res, CallFailure> {
         self.start_due_probes();
         let Some(agent_index) = self.route(None, 0) else {
             return Err(CallFailure::given_up());
@@ -60,53 +55,36 @@ impl RuntimeState {
             purpose: Purpose::Flow,
             ..CallOptions::background(timeout)
         };
-        let answer = self.call_with(
-            self.channel(agent_index),
-            agent_index,
-            path,
-            Arc::new(message),
-            options,
-        );
+        let message = OutgoingMessage::new(message);
+        let channel = self.channel(agent_index);
+        let answer = self.call_with(channel, agent_index, path, &message, options, Res::decode);
         answer.await.map(|(answer, _)| answer)
     }
 
-    /// Makes a background call to this Agent. The message is shared because it may be sent again.
-    pub(super) async fn call_agent<Req, Res>(
+    /// Makes a background call to this Agent.
+    pub(super) async fn call_agent<Res: Message + Default>(
         &self,
         agent_index: usize,
         path: &'static str,
-        message: Arc<Req>,
+        message: &OutgoingMessage,
         timeout: Option<Duration>,
-    ) -> Result<Res, CallFailure>
-    where
-        Req: Message + 'static,
-        Res: Message + Default + 'static,
-    {
-        self.call_over(
-            self.channel(agent_index),
-            agent_index,
-            path,
-            message,
-            timeout,
-        )
-        .await
+    ) -> Result<Res, CallFailure> {
+        let channel = self.channel(agent_index);
+        self.call_over(channel, agent_index, path, message, timeout)
+            .await
     }
 
     /// Makes a background call over this transport.
-    pub(super) async fn call_over<Req, Res>(
+    pub(super) async fn call_over<Res: Message + Default>(
         &self,
         transport: AgentTransport,
         agent_index: usize,
         path: &'static str,
-        message: Arc<Req>,
+        message: &OutgoingMessage,
         timeout: Option<Duration>,
-    ) -> Result<Res, CallFailure>
-    where
-        Req: Message + 'static,
-        Res: Message + Default + 'static,
-    {
+    ) -> Result<Res, CallFailure> {
         let options = CallOptions::background(timeout);
-        let answer = self.call_with(transport, agent_index, path, message, options);
+        let answer = self.call_with(transport, agent_index, path, message, options, Res::decode);
         answer.await.map(|(answer, _)| answer)
     }
 
@@ -115,18 +93,15 @@ impl RuntimeState {
     ///
     /// A call with [`CallOptions::on_timeout`] does not end at its deadline: it goes on for as long
     /// as its future is polled.
-    pub(super) async fn call_with<Req, Res>(
+    pub(super) async fn call_with<Res>(
         &self,
         transport: AgentTransport,
         agent_index: usize,
         path: &'static str,
-        message: Arc<Req>,
+        message: &OutgoingMessage,
         options: CallOptions<'_>,
-    ) -> Result<(Res, Option<Arc<PooledConnection>>), CallFailure>
-    where
-        Req: Message + 'static,
-        Res: Message + Default + 'static,
-    {
+        decode: impl FnOnce(Bytes) -> Result<Res, DecodeError>,
+    ) -> Result<(Res, Option<Arc<PooledConnection>>), CallFailure> {
         let started = Instant::now();
         let budget = options.budget.map(|budget| budget.min(MAX_TIMEOUT));
         let grace = options.grace.min(MAX_TIMEOUT);
@@ -169,8 +144,7 @@ impl RuntimeState {
                     ));
                 }
                 let connection = Arc::clone(lease.connection());
-                let origin = pool.uri().clone();
-                let grpc = Grpc::with_origin(StreamService::new(lease), origin);
+                let grpc = Grpc::with_origin(StreamService::new(lease), pool.uri().clone());
                 let answer = pin!(self.unary(grpc, path, message, remaining));
                 let answer = wait_for_answer(deadline, answer, on_timeout).await;
                 (answer, Some(connection))
@@ -181,7 +155,8 @@ impl RuntimeState {
             }
         };
         let tracker = self.shared.agents.get(agent_index).tracker();
-        match answer {
+        let decode = |answer| decode(answer).map_err(|error| Status::internal(error.to_string()));
+        match answer.map(|answer| answer.and_then(decode)) {
             Some(Ok(answer)) => {
                 tracker.record_answer();
                 Ok((answer, connection))
@@ -200,22 +175,21 @@ impl RuntimeState {
         }
     }
 
-    async fn unary<S, Req, Res>(
+    /// Makes one unary call by tonic's client.
+    async fn unary<S>(
         &self,
         grpc: Grpc<S>,
         path: &'static str,
-        message: Arc<Req>,
+        message: &OutgoingMessage,
         timeout: Option<Duration>,
-    ) -> Result<Res, Status>
+    ) -> Result<Bytes, Status>
     where
         S: GrpcService<tonic::body::Body>,
         S::Error: Error + Send + Sync + 'static,
         S::ResponseBody: http_body::Body<Data = Bytes> + Send + 'static,
         <S::ResponseBody as http_body::Body>::Error: Into<Box<dyn Error + Send + Sync>>,
-        Req: Message + 'static,
-        Res: Message + Default + 'static,
     {
-        let mut request = Request::new(message);
+        let mut request = Request::new(message.unframed());
         if let Some(timeout) = timeout {
             request.set_timeout(timeout);
         }
@@ -229,9 +203,8 @@ impl RuntimeState {
         if let Err(error) = grpc.ready().await {
             return Err(Status::from_error(Box::new(error)));
         }
-        let codec = SharedCodec::<Req, Res>(PhantomData);
         let path = PathAndQuery::from_static(path);
-        let answer = grpc.unary(request, path, codec).await;
+        let answer = grpc.unary(request, path, BytesCodec).await;
         answer.map(tonic::Response::into_inner)
     }
 }
@@ -280,37 +253,39 @@ async fn wait_for_answer<F: Future>(
     }
 }
 
-/// Encodes messages that are shared with their sender.
-struct SharedCodec<Req, Res>(PhantomData<(Req, Res)>);
+/// Passes messages that are encoded already, and leaves responses encoded.
+struct BytesCodec;
 
-struct SharedEncoder<Req>(PhantomData<Req>);
+impl Codec for BytesCodec {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
 
-impl<Req, Res> Codec for SharedCodec<Req, Res>
-where
-    Req: Message + 'static,
-    Res: Message + Default + 'static,
-{
-    type Encode = Arc<Req>;
-    type Decode = Res;
-    type Encoder = SharedEncoder<Req>;
-    type Decoder = ProstDecoder<Res>;
-
-    fn encoder(&mut self) -> Self::Encoder {
-        SharedEncoder(PhantomData)
+    fn encoder(&mut self) -> Self {
+        Self
     }
 
-    fn decoder(&mut self) -> Self::Decoder {
-        ProstDecoder::default()
+    fn decoder(&mut self) -> Self {
+        Self
     }
 }
 
-impl<Req: Message> Encoder for SharedEncoder<Req> {
-    type Item = Arc<Req>;
+impl Encoder for BytesCodec {
+    type Item = Bytes;
     type Error = Status;
 
-    fn encode(&mut self, message: Arc<Req>, into: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        message
-            .encode(into)
-            .map_err(|error| Status::internal(error.to_string()))
+    fn encode(&mut self, message: Bytes, into: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        into.put(message);
+        Ok(())
+    }
+}
+
+impl Decoder for BytesCodec {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, message: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(message.copy_to_bytes(message.remaining())))
     }
 }

@@ -18,11 +18,10 @@ use super::failure::{CallFailure, GIVEN_UP};
 use super::flow::{FlowOrigin, RemoteFlow};
 use super::http;
 use super::in_flight_check::InFlightCheck;
+use super::message::OutgoingMessage;
 use super::state::{OpenFlow, Remote, RuntimeState};
 use super::transport::Purpose;
 use crate::flow::{FlowError, FlowErrorKind, FlowParams, HttpAttributes};
-use crate::messages::check::CheckRequest;
-use crate::messages::checkhttp::CheckHttpRequest;
 use crate::telemetry::{FlowSpan, OpenSpan};
 
 type CheckFuture = Pin<Box<dyn Future<Output = Result<RemoteFlow, FlowError>> + Send>>;
@@ -38,19 +37,16 @@ pub(crate) struct PendingCheck {
 enum State {
     Refused(FlowError),
     /// Created outside a runtime, where no connection can be made yet.
-    Deferred(Box<DeferredCheck>),
+    Deferred(Box<NewCheck>),
     Call(RunningCheck),
     Done,
 }
 
-enum DeferredCheck {
-    Check(NewCheck<CheckRequest>),
-    Http(NewCheck<CheckHttpRequest>),
-}
-
-struct NewCheck<R> {
+struct NewCheck {
     remote: Remote,
-    request: R,
+    rpc: CheckRpc,
+    control_point: String,
+    request: OutgoingMessage,
     timeout: Option<Duration>,
     /// An unreachable flow does not run.
     fails_closed: bool,
@@ -83,8 +79,9 @@ impl PendingCheck {
         control_point: &str,
         params: &FlowParams<'_>,
     ) -> Result<Self, FlowError> {
-        let build = || check_rpc::build_request(control_point, params);
-        Self::start(remote, control_point, params, build, DeferredCheck::Check)
+        Self::start(remote, CheckRpc::Check, control_point, params, || {
+            check_rpc::encode_request(control_point, params)
+        })
     }
 
     pub(super) fn http(
@@ -94,17 +91,19 @@ impl PendingCheck {
         request: &HttpAttributes<'_>,
         baggage: Option<String>,
     ) -> Result<Self, FlowError> {
-        let build = || http::build_request(control_point, params, request, baggage);
-        Self::start(remote, control_point, params, build, DeferredCheck::Http)
+        Self::start(remote, CheckRpc::CheckHttp, control_point, params, || {
+            let request = http::build_request(control_point, params, request, baggage);
+            OutgoingMessage::new(&request)
+        })
     }
 
     #[inline]
-    fn start<R: CheckRpc>(
+    fn start(
         remote: &Remote,
+        rpc: CheckRpc,
         control_point: &str,
         params: &FlowParams<'_>,
-        build: impl FnOnce() -> R,
-        defer: impl FnOnce(NewCheck<R>) -> DeferredCheck,
+        encode_request: impl FnOnce() -> OutgoingMessage,
     ) -> Result<Self, FlowError> {
         if control_point.is_empty() {
             return Err(FlowError::new(
@@ -122,7 +121,9 @@ impl PendingCheck {
         };
         let new = NewCheck {
             remote: remote.clone(),
-            request: build(),
+            rpc,
+            control_point: control_point.to_owned(),
+            request: encode_request(),
             timeout: params.budget(shared.config.check_timeout),
             fails_closed: params.fails_closed(),
             span: if shared.config.telemetry {
@@ -133,7 +134,7 @@ impl PendingCheck {
         };
         let state = match in_flight {
             Some(in_flight) => new.start(in_flight),
-            None => State::Deferred(Box::new(defer(new))),
+            None => State::Deferred(Box::new(new)),
         };
         Ok(Self { state })
     }
@@ -170,10 +171,7 @@ impl Future for PendingCheck {
             // again.
             match mem::replace(&mut self.state, State::Done) {
                 State::Deferred(check) => {
-                    self.state = match *check {
-                        DeferredCheck::Check(check) => check.start_deferred(),
-                        DeferredCheck::Http(check) => check.start_deferred(),
-                    };
+                    self.state = check.start_deferred();
                 }
                 State::Refused(error) => return Poll::Ready(Err(error)),
                 State::Call(mut running) => {
@@ -217,7 +215,7 @@ impl RunningCheck {
     }
 }
 
-impl<R: CheckRpc> NewCheck<R> {
+impl NewCheck {
     fn start_deferred(self) -> State {
         match permit_check(&self.remote, self.fails_closed) {
             Ok(in_flight) => self.start(in_flight),
@@ -259,7 +257,6 @@ impl<R: CheckRpc> NewCheck<R> {
         };
         let mut tried = 0;
         let mut resent = false;
-        let request = Arc::new(self.request);
         let mut budget = self.timeout;
         loop {
             let (runtime, agent_index) = (Arc::clone(in_flight.runtime()), in_flight.agent_index());
@@ -299,13 +296,14 @@ impl<R: CheckRpc> NewCheck<R> {
                 .call_with(
                     runtime.channel(agent_index),
                     agent_index,
-                    R::PATH,
-                    Arc::clone(&request),
+                    self.rpc.path(),
+                    &self.request,
                     options,
+                    |response| self.rpc.decode(response),
                 )
                 .await;
             let failure = match answer {
-                Ok((answer, connection)) => {
+                Ok(((response, extras), connection)) => {
                     in_flight.record_decision();
                     if !expired {
                         availability.record_decision();
@@ -316,13 +314,11 @@ impl<R: CheckRpc> NewCheck<R> {
                         open_flow: Some(open_flow),
                         span: self.span.map(OpenSpan::start_workload),
                     };
-                    let control_point = Arc::unwrap_or_clone(request).into_control_point();
                     drop(in_flight);
-                    let (response, extras) = R::split_response(answer);
                     return Ok(RemoteFlow::new(
                         self.remote,
                         runtime,
-                        control_point,
+                        self.control_point,
                         response,
                         origin,
                         extras,

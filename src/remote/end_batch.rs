@@ -3,17 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::Message;
 use tokio::time::Instant;
 
 use super::breaker::FailureKind;
 use super::call::{CallOptions, FLOW_END};
 use super::end_job::EndJob;
 use super::failure::CallFailure;
+use super::message::OutgoingMessage;
 use super::state::RuntimeState;
 use crate::flow::{EndError, EndResponse, TokenReturn};
-use crate::messages::check::{
-    FlowEndRequest, FlowEndResponse, InflightRequestRef, TokenReturnStatus,
-};
+use crate::messages::check::InflightRequestRef;
+use crate::protobuf::{put_bytes_unless_empty, put_message};
 
 /// The pause before the first retry: an Agent that restarts needs a moment. It doubles with each
 /// retry, up to [`MAX_RETRY_PAUSE`].
@@ -76,12 +77,12 @@ impl EndBatch {
     async fn send_with_retries(
         &self,
         granted_by: usize,
-    ) -> (Result<FlowEndResponse, CallFailure>, usize) {
+    ) -> (Result<EndStatuses, CallFailure>, usize) {
         let runtime = &self.runtime;
         let timeout = runtime.shared.config.background_timeout();
         let until = Instant::now() + timeout;
         let agents = runtime.shared.agents.len();
-        let request = Arc::new(self.request());
+        let request = self.request();
         let (mut tried, mut attempts, mut pause) = (0, 0, RETRY_PAUSE);
         loop {
             let Some(agent_index) = runtime.wait_for_route(Some(granted_by), tried, until).await
@@ -98,8 +99,9 @@ impl EndBatch {
                     runtime.channel(agent_index),
                     agent_index,
                     FLOW_END,
-                    Arc::clone(&request),
+                    &request,
                     options,
+                    EndStatuses::decode,
                 )
                 .await
                 .map(|(answer, _)| answer);
@@ -133,17 +135,37 @@ impl EndBatch {
         }
     }
 
-    fn request(&self) -> FlowEndRequest {
-        let refs = self.jobs.iter().flat_map(|job| job.refs.iter().cloned());
-        FlowEndRequest {
-            control_point: self
-                .jobs
-                .first()
-                .map_or("", EndJob::control_point)
-                .to_owned(),
-            inflight_requests: refs.collect(),
-        }
+    /// Encodes the `FlowEndRequest`.
+    fn request(&self) -> OutgoingMessage {
+        let refs = || self.jobs.iter().flat_map(|job| &job.refs);
+        let len: usize = refs().map(|reference| 4 + reference.encoded_len()).sum();
+        let control_point = self.jobs.first().map_or("", EndJob::control_point);
+        OutgoingMessage::build(len + control_point.len() + 4, |request| {
+            put_bytes_unless_empty(request, 1, control_point);
+            for reference in refs() {
+                put_message(request, 2, |buffer| {
+                    // Only a buffer that cannot grow makes this fail.
+                    let _ = reference.encode(buffer);
+                });
+            }
+        })
     }
+}
+
+/// A `FlowEndResponse` without the references, which repeat those of the request.
+#[derive(Clone, PartialEq, Message)]
+struct EndStatuses {
+    /// One for each reference of the request, in its order.
+    #[prost(message, repeated, tag = "1")]
+    statuses: Vec<EndStatus>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct EndStatus {
+    #[prost(bool, tag = "2")]
+    returned: bool,
+    #[prost(string, tag = "3")]
+    error: String,
 }
 
 impl Drop for EndBatch {
@@ -169,9 +191,13 @@ impl Drop for EndBatch {
 }
 
 /// Gives each flow its part of the response. The statuses are in the order of the references.
-fn distribute(jobs: Vec<EndJob>, response: FlowEndResponse) {
-    let mut statuses = response.token_return_statuses.into_iter();
+fn distribute(jobs: Vec<EndJob>, response: EndStatuses) {
+    let mut statuses = response.statuses.into_iter();
     for mut job in jobs {
+        if !job.wants_response() {
+            statuses.by_ref().take(job.ref_count()).for_each(drop);
+            continue;
+        }
         let returns = std::mem::take(&mut job.refs)
             .into_iter()
             .map(|reference| token_return(reference, statuses.next()))
@@ -180,7 +206,7 @@ fn distribute(jobs: Vec<EndJob>, response: FlowEndResponse) {
     }
 }
 
-fn token_return(reference: InflightRequestRef, status: Option<TokenReturnStatus>) -> TokenReturn {
+fn token_return(reference: InflightRequestRef, status: Option<EndStatus>) -> TokenReturn {
     let (returned, error) = match status {
         Some(status) => (
             status.returned,

@@ -103,6 +103,11 @@ impl EndJob {
         answer
     }
 
+    /// Returns `true` if a caller waits for the response.
+    pub(super) const fn wants_response(&self) -> bool {
+        self.reply.is_some()
+    }
+
     pub(super) fn reply(self, response: EndResponse) {
         if let Some(reply) = self.reply {
             // The error means that the caller has dropped the receiver.

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::call::EXPORT;
 use super::failure::CallFailure;
+use super::message::OutgoingMessage;
 use super::state::RuntimeState;
 use crate::messages::trace_collector::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use crate::telemetry::{self, SpanRecord};
@@ -30,7 +31,7 @@ pub(super) async fn send(mut batch: UnsentSpans, spans: Vec<SpanRecord>) {
         if chunk.spans == 0 {
             continue;
         }
-        let delivered = export_with_retry(&batch.runtime, chunk.request).await;
+        let delivered = export_with_retry(&batch.runtime, &chunk.request).await;
         let counters = &batch.runtime.shared.counters;
         match delivered {
             Ok(response) => {
@@ -59,18 +60,18 @@ pub(super) async fn send(mut batch: UnsentSpans, spans: Vec<SpanRecord>) {
 /// given up, it waits for one, at most for the timeout of a call.
 async fn export_with_retry(
     runtime: &Arc<RuntimeState>,
-    request: ExportTraceServiceRequest,
+    request: &ExportTraceServiceRequest,
 ) -> Result<ExportTraceServiceResponse, CallFailure> {
     let timeout = runtime.shared.config.background_timeout();
     let until = Instant::now() + timeout;
-    let request = Arc::new(request);
+    let message = OutgoingMessage::new(request);
     let mut tried = 0;
     loop {
         let Some(agent_index) = runtime.wait_for_route(None, tried, until).await else {
             return Err(CallFailure::given_up());
         };
         let answer = runtime
-            .call_agent(agent_index, EXPORT, Arc::clone(&request), Some(timeout))
+            .call_agent(agent_index, EXPORT, &message, Some(timeout))
             .await;
         match answer {
             Err(failure) if tried == 0 && !failure.is_permanent() => tried = 1 << agent_index,

@@ -2,8 +2,6 @@
 
 use std::net::SocketAddr;
 
-use super::call::CHECK_HTTP;
-use super::check_rpc::CheckRpc;
 use crate::flow::{FlowParams, HttpAttributes, HttpExtras};
 use crate::messages::check::CheckResponse;
 use crate::messages::check::check_response::DecisionType;
@@ -52,23 +50,9 @@ fn address(address: SocketAddr) -> SocketAddress {
     }
 }
 
-impl CheckRpc for CheckHttpRequest {
-    const PATH: &'static str = CHECK_HTTP;
-
-    type Response = CheckHttpResponse;
-
-    fn into_control_point(self) -> String {
-        self.control_point
-    }
-
-    fn split_response(response: CheckHttpResponse) -> (CheckResponse, Option<Box<HttpExtras>>) {
-        split(response)
-    }
-}
-
 /// Splits a response into the decision, in the form of a plain check, and the additional values for
 /// HTTP.
-fn split(answer: CheckHttpResponse) -> (CheckResponse, Option<Box<HttpExtras>>) {
+pub(super) fn split(answer: CheckHttpResponse) -> (CheckResponse, Option<Box<HttpExtras>>) {
     let mut response = answer.check_response.unwrap_or_default();
     let rejected = answer.status.is_some_and(|status| status.code != 0);
     let (denied, extras) = match answer.http_response {

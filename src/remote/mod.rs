@@ -32,6 +32,7 @@ mod given_up_gauge;
 mod hand_over;
 mod http;
 mod in_flight_check;
+mod message;
 mod meter;
 mod probe;
 mod probe_answers;

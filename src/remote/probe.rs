@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::breaker::Suspicion;
 use super::call::HEALTH;
+use super::message::OutgoingMessage;
 use super::state::RuntimeState;
 use super::transport::AgentTransport;
 
@@ -202,7 +203,8 @@ impl RuntimeState {
         timeout: Duration,
     ) -> ProbeOutcome {
         self.shared.counters.probes.add(1);
-        let call = self.call_over::<(), ()>(transport, agent_index, HEALTH, Arc::new(()), None);
+        let message = OutgoingMessage::new(&());
+        let call = self.call_over::<()>(transport, agent_index, HEALTH, &message, None);
         let (answer, stalled) = timeout_excluding_stalls(timeout, call).await;
         match answer {
             Some(Ok(())) => ProbeOutcome::Answered,
