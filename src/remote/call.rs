@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
+use http::Uri;
 use http::uri::PathAndQuery;
 use prost::{DecodeError, Message};
 use tokio::time::Instant;
@@ -19,7 +20,7 @@ use super::failure::CallFailure;
 use super::message::OutgoingMessage;
 use super::stall_tolerant::with_deadline;
 use super::state::RuntimeState;
-use super::transport::{AgentTransport, PooledConnection, Purpose, StreamService};
+use super::transport::{AgentTransport, Lease, PooledConnection, Purpose, StreamService, unary};
 
 pub(super) const CHECK: &str = "/aperture.flowcontrol.check.v1.FlowControlService/Check";
 pub(super) const CHECK_HTTP: &str =
@@ -144,8 +145,7 @@ impl RuntimeState {
                     ));
                 }
                 let connection = Arc::clone(lease.connection());
-                let grpc = Grpc::with_origin(StreamService::new(lease), pool.uri().clone());
-                let answer = pin!(self.unary(grpc, path, message, remaining));
+                let answer = pin!(self.unary_on(lease, pool.uri(), path, message, remaining));
                 let answer = wait_for_answer(deadline, answer, on_timeout).await;
                 (answer, Some(connection))
             }
@@ -173,6 +173,23 @@ impl RuntimeState {
             }
             None => Err(timed_out()),
         }
+    }
+
+    /// Makes one unary call on a stream of the client's own.
+    async fn unary_on(
+        &self,
+        lease: Lease,
+        origin: &Uri,
+        path: &'static str,
+        message: &OutgoingMessage,
+        timeout: Option<Duration>,
+    ) -> Result<Bytes, Status> {
+        if self.shared.config.compression.is_some() {
+            let grpc = Grpc::with_origin(StreamService::new(lease), origin.clone());
+            return self.unary(grpc, path, message, timeout).await;
+        }
+        let head = self.shared.call_heads.request(origin, path, timeout);
+        unary(lease, head, message.framed(), MAX_RESPONSE_BYTES).await
     }
 
     /// Makes one unary call by tonic's client.

@@ -28,6 +28,11 @@ impl OutgoingMessage {
         Self(buffer.into())
     }
 
+    /// Returns the prefix and the message.
+    pub(super) fn framed(&self) -> Bytes {
+        self.0.clone()
+    }
+
     /// Returns the message without the prefix.
     pub(super) fn unframed(&self) -> Bytes {
         self.0.slice(GRPC_PREFIX_LEN..)

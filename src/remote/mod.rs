@@ -16,6 +16,7 @@ mod breaker;
 mod cache_write;
 mod cache_write_call;
 mod call;
+mod call_head;
 mod check;
 mod check_rpc;
 mod config;

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use super::agents::Agents;
 use super::availability::Availability;
+use super::call_head::CallHeads;
 use super::config::RemoteConfig;
 use super::counters::RemoteCounters;
 use super::probe_answers::ProbeAnswers;
@@ -23,6 +24,7 @@ pub(crate) struct Remote {
 /// The state that clones of the client and background tasks share.
 pub(super) struct RemoteShared {
     pub(super) config: RemoteConfig,
+    pub(super) call_heads: CallHeads,
     pub(super) agents: Agents,
     pub(super) availability: Availability,
     pub(super) counters: RemoteCounters,
@@ -64,6 +66,7 @@ impl Remote {
         Self {
             shared: Arc::new(RemoteShared {
                 agents: Agents::new(&config),
+                call_heads: CallHeads::new(&config),
                 config,
                 availability: Availability::default(),
                 counters: RemoteCounters::default(),

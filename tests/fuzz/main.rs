@@ -2,6 +2,8 @@
 #![cfg(feature = "embedded")]
 #![allow(unreachable_pub)]
 
+#[cfg(feature = "remote")]
+mod response;
 mod targets;
 
 use std::path::Path;
@@ -83,4 +85,10 @@ fn extractors_cause_no_panic() {
 #[test]
 fn caller_deadlines_cause_no_panic() {
     run_seeds("timeout", targets::timeout);
+}
+
+#[cfg(feature = "remote")]
+#[test]
+fn responses_to_checks_are_read_as_prost_reads_them() {
+    run_seeds("response", response::response);
 }

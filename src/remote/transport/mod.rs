@@ -14,6 +14,7 @@ mod request;
 mod start_tls;
 #[cfg(feature = "tls")]
 mod tls;
+mod unary;
 #[cfg(not(feature = "tls"))]
 mod tls {
     pub(crate) type ClientTls = std::convert::Infallible;
@@ -24,12 +25,13 @@ use std::sync::Arc;
 use tonic::transport::Channel;
 
 pub(super) use self::connect::Connector;
-pub(super) use self::connection::{PooledConnection, Purpose};
+pub(super) use self::connection::{Lease, PooledConnection, Purpose};
 pub(super) use self::error::{ConnectError, innermost_message};
 pub(super) use self::pool::Pool;
-pub(super) use self::request::{CallError, StreamService, reports_unprocessed};
+pub(super) use self::request::{CallError, StreamService, USER_AGENT_VALUE, reports_unprocessed};
 pub(crate) use self::start_tls::tls_settings;
 pub(crate) use self::tls::ClientTls;
+pub(super) use self::unary::unary;
 
 /// Carries the calls to one Agent.
 #[derive(Clone)]

@@ -1,4 +1,5 @@
-//! One call on a connection: an HTTP/2 stream as the `Service` that tonic's client needs.
+//! One call on a connection: an HTTP/2 stream as the `Service` that tonic's client needs, for calls
+//! that are compressed.
 
 use std::error::Error;
 use std::fmt;
@@ -18,7 +19,7 @@ use tower_service::Service;
 use super::connection::Lease;
 use super::error::BoxError;
 
-const USER_AGENT_VALUE: HeaderValue =
+pub(in crate::remote) const USER_AGENT_VALUE: HeaderValue =
     HeaderValue::from_static(concat!("tower-aperture/", env!("CARGO_PKG_VERSION")));
 
 /// Why a call ended without a response.
@@ -27,11 +28,11 @@ pub(in crate::remote) struct CallError {
     /// The peer has certainly not processed the request: the request did not leave the process, or
     /// the peer reported so.
     pub(in crate::remote) unprocessed: bool,
-    error: BoxError,
+    pub(super) error: BoxError,
 }
 
 impl CallError {
-    fn unsent(error: impl Into<BoxError>) -> Self {
+    pub(super) fn unsent(error: impl Into<BoxError>) -> Self {
         Self {
             unprocessed: true,
             error: error.into(),
@@ -39,7 +40,7 @@ impl CallError {
     }
 
     /// The peer may have processed the request.
-    fn broken(error: impl Into<BoxError>) -> Self {
+    pub(super) fn broken(error: impl Into<BoxError>) -> Self {
         Self {
             unprocessed: false,
             error: error.into(),

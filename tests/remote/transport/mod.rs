@@ -5,6 +5,7 @@
 mod grace;
 mod peer;
 mod protocols;
+mod responses;
 mod streams;
 mod undecided;
 
