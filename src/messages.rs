@@ -23,6 +23,3 @@ pub(crate) mod generated {
 pub(crate) use self::generated::aperture::flowcontrol::check::v1 as check;
 pub(crate) use self::generated::aperture::flowcontrol::checkhttp::v1 as checkhttp;
 pub(crate) use self::generated::opentelemetry::proto::collector::trace::v1 as trace_collector;
-pub(crate) use self::generated::opentelemetry::proto::common::v1 as common;
-pub(crate) use self::generated::opentelemetry::proto::resource::v1 as resource;
-pub(crate) use self::generated::opentelemetry::proto::trace::v1 as trace;

@@ -7,15 +7,15 @@ use super::ticket::TicketKind;
 use crate::messages::check::CheckResponse;
 
 impl Flow {
-    /// Returns the Agent's entire response. For an embedded engine, each call builds the response
-    /// that an Agent would have sent. `None` for unreachable flows and scripted clients.
+    /// Returns the Agent's entire response. Each call decodes it, or for an embedded engine builds
+    /// the response that an Agent would have sent. `None` for unreachable flows and scripted clients.
     ///
     /// The method is part of the feature `raw-protocol`, because the response follows the version
     /// of `prost`.
     #[must_use]
     pub fn check_response(&self) -> Option<Cow<'_, CheckResponse>> {
         match &self.ticket()?.kind {
-            TicketKind::Remote(flow) => Some(Cow::Borrowed(flow.response())),
+            TicketKind::Remote(flow) => Some(Cow::Owned(flow.decode_response())),
             #[cfg(feature = "embedded")]
             TicketKind::Reported(ticket) => Some(Cow::Owned(ticket.report().clone().into())),
             _ => None,

@@ -6,8 +6,8 @@ use prost::{DecodeError, Message};
 use super::call::{CHECK, CHECK_HTTP};
 use super::http;
 use super::message::OutgoingMessage;
+use super::response::AgentResponse;
 use crate::flow::{FlowParams, HttpExtras};
-use crate::messages::check::CheckResponse;
 use crate::messages::checkhttp::CheckHttpResponse;
 use crate::protobuf::{put_bytes, put_bytes_unless_empty, put_message, put_true};
 
@@ -30,10 +30,13 @@ impl CheckRpc {
     pub(super) fn decode(
         self,
         response: Bytes,
-    ) -> Result<(CheckResponse, Option<Box<HttpExtras>>), DecodeError> {
+    ) -> Result<(AgentResponse, Option<Box<HttpExtras>>), DecodeError> {
         match self {
-            Self::Check => Ok((CheckResponse::decode(response)?, None)),
-            Self::CheckHttp => Ok(http::split(CheckHttpResponse::decode(response)?)),
+            Self::Check => Ok((AgentResponse::decode(response)?, None)),
+            Self::CheckHttp => {
+                let (response, extras) = http::split(CheckHttpResponse::decode(response)?);
+                Ok((response.into(), extras))
+            }
         }
     }
 }

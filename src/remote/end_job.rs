@@ -9,30 +9,45 @@ use crate::flow::EndResponse;
 use crate::messages::check::limiter_decision::Details;
 use crate::messages::check::{CheckResponse, InflightRequestRef};
 
+/// Returns `true` if the flow holds a slot, which its end returns.
+pub(super) fn holds_slot(response: &CheckResponse) -> bool {
+    response.limiter_decisions.iter().any(|decision| {
+        let request_id = match &decision.details {
+            Some(Details::ConcurrencyLimiterInfo(info)) => &info.request_id,
+            Some(Details::ConcurrencySchedulerInfo(info)) => &info.request_id,
+            _ => return false,
+        };
+        !request_id.is_empty()
+    })
+}
+
 /// Returns references to the slots that a flow holds: one for each decision of a concurrency
-/// limiter or concurrency scheduler, including rejections.
-pub(super) fn inflight_refs(
-    response: &CheckResponse,
-) -> impl Iterator<Item = InflightRequestRef> + '_ {
-    response.limiter_decisions.iter().filter_map(|decision| {
-        let (label, request_id, tokens) = match decision.details.as_ref()? {
+/// limiter or concurrency scheduler, including rejections. Takes the texts out of the response.
+pub(super) fn take_inflight_refs(response: &mut CheckResponse) -> Vec<InflightRequestRef> {
+    if !holds_slot(response) {
+        return Vec::new();
+    }
+    let decisions = std::mem::take(&mut response.limiter_decisions).into_iter();
+    let refs = decisions.filter_map(|decision| {
+        let (label, request_id, tokens) = match decision.details? {
             Details::ConcurrencyLimiterInfo(info) => {
-                (&info.label, &info.request_id, info.tokens_info)
+                (info.label, info.request_id, info.tokens_info)
             }
             Details::ConcurrencySchedulerInfo(info) => {
-                (&info.label, &info.request_id, info.tokens_info)
+                (info.label, info.request_id, info.tokens_info)
             }
             _ => return None,
         };
         (!request_id.is_empty()).then(|| InflightRequestRef {
-            policy_name: decision.policy_name.clone(),
-            policy_hash: decision.policy_hash.clone(),
-            component_id: decision.component_id.clone(),
-            label: label.clone(),
-            request_id: request_id.clone(),
+            policy_name: decision.policy_name,
+            policy_hash: decision.policy_hash,
+            component_id: decision.component_id,
+            label,
+            request_id,
             tokens: tokens.map_or(0.0, |tokens| tokens.consumed),
         })
-    })
+    });
+    refs.collect()
 }
 
 /// The end of one flow, on its way to the Agent.

@@ -4,10 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::end_call::EndCall;
-use super::end_job::{EndJob, inflight_refs};
+use super::end_job::{EndJob, holds_slot};
+use super::response::AgentResponse;
 use super::state::{OpenFlow, Remote, RuntimeState};
 use super::transport::PooledConnection;
 use crate::flow::{
@@ -15,22 +14,20 @@ use crate::flow::{
 };
 use crate::messages::check::check_response::{DecisionType, RejectReason as Reason};
 use crate::messages::check::limiter_decision::Details;
-use crate::messages::check::{
-    CacheLookupResponse, CheckResponse, InflightRequestRef, LimiterDecision,
-};
-use crate::telemetry::{FlowSpan, OpenSpan};
+use crate::messages::check::{CacheLookupResponse, CheckResponse, LimiterDecision};
+use crate::telemetry::{FlowSpan, MAX_RESPONSE_BYTES, OpenSpan};
 
 /// A flow that an Agent has decided. If it is dropped without an end, it ends with status `Error`.
 pub(crate) struct RemoteFlow {
     /// `Some` until the flow ends.
-    decided: Option<Box<DecidedFlow>>,
+    pub(super) decided: Option<Box<DecidedFlow>>,
 }
 
-struct DecidedFlow {
+pub(super) struct DecidedFlow {
     remote: Remote,
     runtime: Arc<RuntimeState>,
     control_point: String,
-    response: CheckResponse,
+    pub(super) response: AgentResponse,
     origin: FlowOrigin,
     extras: Option<Box<HttpExtras>>,
 }
@@ -51,11 +48,11 @@ impl RemoteFlow {
         remote: Remote,
         runtime: Arc<RuntimeState>,
         control_point: String,
-        response: CheckResponse,
+        response: AgentResponse,
         mut origin: FlowOrigin,
         extras: Option<Box<HttpExtras>>,
     ) -> Self {
-        if inflight_refs(&response).next().is_none() {
+        if !holds_slot(response.decision()) {
             origin.connection = None;
             if origin.span.is_none() {
                 origin.open_flow = None;
@@ -84,43 +81,31 @@ impl RemoteFlow {
             .map_or("", |decided| &decided.control_point)
     }
 
-    /// Returns the response of the Agent.
-    pub(crate) fn response(&self) -> &CheckResponse {
+    /// Returns the response of the Agent with the fields that the client reads.
+    pub(crate) fn decision(&self) -> &CheckResponse {
         static EMPTY: std::sync::LazyLock<CheckResponse> =
             std::sync::LazyLock::new(CheckResponse::default);
         // Only an end takes the response, and an end consumes the flow.
         self.decided
             .as_ref()
-            .map_or_else(|| &*EMPTY, |decided| &decided.response)
+            .map_or_else(|| &*EMPTY, |decided| decided.response.decision())
     }
 
     /// Takes the values that the caches returned out of the response. The span of the flow then
     /// does not send them back.
     pub(crate) fn take_lookup(&mut self) -> Option<CacheLookupResponse> {
-        let lookup = self
-            .decided
-            .as_mut()?
-            .response
-            .cache_lookup_response
-            .as_mut()?;
-        let outcomes = lookup.clone();
-        let result = lookup.result_cache_response.iter_mut();
-        let global = lookup.global_cache_responses.iter_mut();
-        for key in result.chain(global.filter_map(|entry| entry.value.as_mut())) {
-            key.value = Bytes::new();
-        }
-        Some(outcomes)
+        self.decided.as_mut()?.response.take_lookup()
     }
 
     /// Returns the rejection, if the Agent rejected the flow.
     pub(crate) fn denial(&self) -> Option<Denial> {
-        denial(self.response())
+        denial(self.decision())
     }
 
     /// Returns how long the Agent took to decide, by its own clock, for a flow that went through a
     /// scheduler.
     pub(crate) fn queue_time(&self) -> Option<Duration> {
-        let response = self.response();
+        let response = self.decision();
         let mut decisions = response.limiter_decisions.iter();
         let scheduled = decisions.any(|decision| {
             matches!(
@@ -143,7 +128,7 @@ impl RemoteFlow {
     /// Returns the tokens that limiters reported. An Agent does not report how their buckets are
     /// filled.
     pub(crate) fn quotas(&self) -> Vec<Quota> {
-        let decisions = self.response().limiter_decisions.iter();
+        let decisions = self.decision().limiter_decisions.iter();
         decisions.filter_map(quota).collect()
     }
 
@@ -167,8 +152,8 @@ impl RemoteFlow {
     /// No span is sent: no work ran, and a workload that takes no time would mislead a scheduler
     /// that measures latency.
     pub(super) fn end_abandoned(mut self) {
-        if let Some(decided) = self.decided.take()
-            && let Some(job) = decided.end_job()
+        if let Some(mut decided) = self.decided.take()
+            && let Some(job) = decided.take_end_job()
         {
             let _ = queue_end(&decided.runtime, job); // a lost end is counted there
         }
@@ -193,29 +178,28 @@ impl fmt::Debug for RemoteFlow {
 }
 
 impl DecidedFlow {
-    fn end_job(&self) -> Option<EndJob> {
-        let refs: Vec<InflightRequestRef> = inflight_refs(&self.response).collect();
+    fn take_end_job(&mut self) -> Option<EndJob> {
+        let refs = self.response.take_inflight_refs();
         // Without a slot there is nothing to report and no worker to wake.
         (!refs.is_empty()).then(|| {
-            let connection = self.origin.connection.clone();
             EndJob::new(
-                self.control_point.clone(),
+                std::mem::take(&mut self.control_point),
                 self.origin.agent_index,
-                connection,
+                self.origin.connection.take(),
                 refs,
             )
         })
     }
 
-    fn end(self: Box<Self>, outcome: FlowOutcome) {
-        if let Some(job) = self.end_job() {
+    fn end(mut self: Box<Self>, outcome: FlowOutcome) {
+        if let Some(job) = self.take_end_job() {
             let _ = queue_end(&self.runtime, job); // a lost end is counted there
         }
         self.record(outcome);
     }
 
-    fn end_and_wait(self: Box<Self>, outcome: FlowOutcome) -> EndCall {
-        let call = match self.end_job() {
+    fn end_and_wait(mut self: Box<Self>, outcome: FlowOutcome) -> EndCall {
+        let call = match self.take_end_job() {
             None => EndCall::ready(EndResponse::default()),
             Some(mut job) => {
                 let answer = job.response_receiver();
@@ -243,11 +227,14 @@ impl DecidedFlow {
             remote,
             ..
         } = *self;
-        if let Some(record) = span.map(|span| span.end(outcome, response)) {
-            // Queued in the same runtime as the end.
-            let queued = runtime
-                .shared
-                .enqueue(Some(&runtime), record, RuntimeState::push_span);
+        if let Some(span) = span {
+            let response = response.into_encoded(MAX_RESPONSE_BYTES);
+            let queued = span.end(outcome, &response, |span| {
+                // Queued in the same runtime as the end.
+                runtime
+                    .shared
+                    .enqueue(Some(&runtime), span, RuntimeState::push_span)
+            });
             if queued.is_err() {
                 runtime.shared.counters.spans_dropped.add(1);
             }

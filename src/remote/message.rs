@@ -28,6 +28,11 @@ impl OutgoingMessage {
         Self(buffer.into())
     }
 
+    /// Takes bytes that begin with the prefix of their message.
+    pub(super) const fn from_framed(framed: Bytes) -> Self {
+        Self(framed)
+    }
+
     /// Returns the prefix and the message.
     pub(super) fn framed(&self) -> Bytes {
         self.0.clone()

@@ -39,6 +39,7 @@ mod probe;
 mod probe_answers;
 mod queue;
 mod recent_failures;
+mod response;
 mod routing;
 mod runtime_state;
 mod runtimes;
@@ -46,6 +47,8 @@ mod stall_tolerant;
 mod state;
 mod timeout;
 mod transport;
+#[cfg(feature = "raw-protocol")]
+mod whole_response;
 mod worker;
 
 pub(crate) use self::breaker::BreakerConfig;

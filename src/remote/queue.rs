@@ -7,13 +7,13 @@ use std::time::Instant;
 use super::cache_write::{CacheWrite, CacheWrites};
 use super::end_job::EndJob;
 use super::end_queues::EndQueues;
-use crate::telemetry::{SpanBuffer, SpanRecord};
+use crate::telemetry::{SpanBatch, SpanBuffer};
 
 /// The work that waits for the worker, and the state of the worker. Each part is bounded.
 pub(super) struct WorkerQueue {
     pub(super) ends: EndQueues,
     pub(super) cache_writes: CacheWrites,
-    pub(super) spans: SpanBuffer<SpanRecord>,
+    pub(super) spans: SpanBuffer,
     /// The exports of spans in flight.
     pub(super) exports: usize,
     /// The checks without a caller in flight, for each Agent.
@@ -109,5 +109,5 @@ impl WorkerQueue {
 pub(super) struct QueuedWork {
     pub(super) ends: Vec<EndJob>,
     pub(super) cache_writes: Vec<CacheWrite>,
-    pub(super) spans: Vec<SpanRecord>,
+    pub(super) spans: Vec<SpanBatch>,
 }

@@ -10,7 +10,7 @@ use super::queue::{WorkerPhase, WorkerQueue};
 use super::state::{AgentChannel, RuntimeState};
 use super::transport::AgentTransport;
 use crate::flow::EndError;
-use crate::telemetry::SpanRecord;
+use crate::telemetry::{SpanBatch, SpanPush};
 
 /// The largest number of probes of one Agent at a time. It is enough for a probe interval of a few
 /// milliseconds while the Agent hangs.
@@ -118,18 +118,33 @@ impl RuntimeState {
         PushResult::Queued
     }
 
-    /// Queues a span for the worker. Wakes the worker only to start its timer or for a full batch.
-    pub(super) fn push_span(&self, span: SpanRecord) -> PushResult<SpanRecord> {
+    /// Queues an encoded span for the worker. Wakes the worker only to start its timer or for a full
+    /// batch.
+    pub(super) fn push_span<'s>(&self, span: &'s [u8]) -> PushResult<&'s [u8]> {
         let mut queue = self.queue();
         if queue.phase == WorkerPhase::Closed {
             return PushResult::Refused(span, EndError::ShutDown);
         }
-        if let Some(span) = queue.spans.push(span) {
+        let pushed = queue.spans.push(span);
+        if pushed == SpanPush::Refused {
             return PushResult::Refused(span, EndError::QueueFull);
         }
-        if queue.spans.wants_worker() || queue.phase == WorkerPhase::Draining {
+        if pushed == SpanPush::QueuedForWorker || queue.phase == WorkerPhase::Draining {
             WorkerQueue::wake(queue);
         }
+        PushResult::Queued
+    }
+
+    /// Queues spans of another runtime for the worker.
+    pub(super) fn push_span_batch(&self, batch: SpanBatch) -> PushResult<SpanBatch> {
+        let mut queue = self.queue();
+        if queue.phase == WorkerPhase::Closed {
+            return PushResult::Refused(batch, EndError::ShutDown);
+        }
+        if let Some(batch) = queue.spans.push_batch(batch) {
+            return PushResult::Refused(batch, EndError::QueueFull);
+        }
+        WorkerQueue::wake(queue);
         PushResult::Queued
     }
 

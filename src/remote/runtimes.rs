@@ -12,6 +12,7 @@ use super::state::{AgentChannel, RemoteShared, RuntimeState};
 use super::transport::AgentTransport;
 use super::worker;
 use crate::flow::{EndError, FlowError, FlowErrorKind};
+use crate::telemetry::SpanBatch;
 
 impl RemoteShared {
     /// Returns the state of the client in the current runtime, and creates it if needed.
@@ -130,7 +131,8 @@ impl RemoteShared {
         counters.ends_failed.add(sent);
         counters.ends_dropped.add(work.ends.len() - sent);
         counters.cache_writes_dropped.add(work.cache_writes.len());
-        counters.spans_dropped.add(work.spans.len());
+        let spans = work.spans.iter().map(SpanBatch::len).sum();
+        counters.spans_dropped.add(spans);
     }
 
     /// Asks the workers of the other runtimes to check whether that of `target` has stalled,
@@ -156,7 +158,7 @@ impl RuntimeState {
         QueuedWork {
             ends: push_all(work.ends, |end| self.push_end(end)),
             cache_writes: push_all(work.cache_writes, |write| self.push_cache_write(write)),
-            spans: push_all(work.spans, |span| self.push_span(span)),
+            spans: push_all(work.spans, |batch| self.push_span_batch(batch)),
         }
     }
 

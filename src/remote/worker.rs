@@ -101,7 +101,7 @@ impl Worker {
             }
             if let Some(spans) = spans {
                 self.export_timer = None;
-                let unsent = UnsentSpans::new(&self.runtime, &spans);
+                let unsent = UnsentSpans::new(&self.runtime, spans.len());
                 self.calls.spawn(export::send(unsent, spans));
             } else if arm_timer {
                 self.export_timer = Some(Box::pin(tokio::time::sleep(EXPORT_INTERVAL)));

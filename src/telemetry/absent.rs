@@ -2,14 +2,10 @@
 
 use std::convert::Infallible;
 
-use super::{OpenSpan, Record};
+use super::OpenSpan;
 use crate::flow::{FlowOutcome, FlowParams};
-use crate::messages::check::CheckResponse;
-use crate::messages::trace::Span;
 
 impl OpenSpan for Infallible {
-    type Record = Self;
-
     fn start(_: &FlowParams<'_>) -> Option<Self> {
         None
     }
@@ -18,17 +14,7 @@ impl OpenSpan for Infallible {
         self
     }
 
-    fn end(self, _: FlowOutcome, _: CheckResponse) -> Self {
-        self
-    }
-}
-
-impl Record for Infallible {
-    fn cached_bytes(&self) -> usize {
-        match *self {}
-    }
-
-    fn into_span(self, _: Vec<u8>, _: Vec<u8>) -> Span {
+    fn end<R>(self, _: FlowOutcome, _: &[u8], _: impl FnOnce(&[u8]) -> R) -> R {
         match self {}
     }
 }

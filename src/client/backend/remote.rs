@@ -79,7 +79,7 @@ impl Backend for RemoteBackend {
     #[inline]
     fn is_undecided(&self, flow: &Self::Ticket) -> bool {
         self.unlimited
-            .inspect(flow.control_point(), flow.response())
+            .inspect(flow.control_point(), flow.decision())
     }
 
     /// Agents behind a channel that the application supplied have no address, so only clones of the
@@ -202,7 +202,7 @@ impl BackendTicket for RemoteFlow {
     }
 
     fn cache_lookup(&self) -> Option<&dyn ReadLookup> {
-        let lookup = self.response().cache_lookup_response.as_ref()?;
+        let lookup = self.decision().cache_lookup_response.as_ref()?;
         Some(lookup)
     }
 
