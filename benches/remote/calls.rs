@@ -15,7 +15,7 @@ const CHECK: &str = "/aperture.flowcontrol.check.v1.FlowControlService/Check";
 /// A kind of call to measure.
 #[derive(Clone)]
 pub(super) enum CallKind {
-    /// What an application would call without this crate.
+    /// The call that an application makes without this crate.
     Bare(FlowControlServiceClient<Channel>),
     /// The same messages over h2, without tonic.
     Raw(RawClient),

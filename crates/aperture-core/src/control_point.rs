@@ -1,4 +1,4 @@
-//! The name of a control point, with a place for what a decider knows about it.
+//! The name of a control point, with a memo of where a decider has found it.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

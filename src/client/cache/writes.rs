@@ -11,7 +11,7 @@ use crate::meter::{ClientMeter, Meter};
 pub(in crate::client) struct CacheWrites {
     made: AtomicU64,
     failed: AtomicU64,
-    /// Whether the last change failed.
+    /// True if the last change failed.
     last_failed: AtomicBool,
     meter: ClientMeter,
 }

@@ -45,7 +45,7 @@ pub struct EngineBuilder<M = InProcess> {
     pub(super) mode: PhantomData<M>,
 }
 
-/// What a builder has collected.
+/// The settings of a builder.
 #[derive(Debug)]
 pub(super) struct BuilderSettings {
     sources: Vec<PolicySource>,

@@ -16,7 +16,7 @@ pub(super) struct StoreTimer {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// How a wait ended.
+/// The end of a wait.
 pub(super) enum Waited {
     /// The time may have come.
     LookAgain,

@@ -89,7 +89,7 @@ impl CacheOperation {
         let key = shared.cache_key(self.key);
         let mut command = Cmd::new();
         match &self.kind {
-            // No more of a value than an engine stores, whoever wrote it.
+            // Not more of a value than an engine stores, because other programs may write the key.
             CacheKind::Get(_) => command
                 .arg("GETRANGE")
                 .arg(key)

@@ -74,7 +74,7 @@ impl CacheOperation for Write {
     }
 }
 
-/// What a call does with one key.
+/// The operation of a call on one key.
 pub(super) enum Planned<O: CacheOperation> {
     /// The result is known without the store.
     Known(Result<O::Outcome, CacheRefusal>),

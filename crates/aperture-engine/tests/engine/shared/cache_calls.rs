@@ -156,7 +156,7 @@ fn a_call_submits_256_operations_and_refuses_further_keys() {
 
 #[test]
 fn without_a_reply_in_time_lookups_are_misses_with_an_error_and_changes_fail() {
-    /// What happens to the operation that waits.
+    /// The fate of the operation that waits.
     #[derive(Clone, Copy, Debug, PartialEq)]
     enum Loss {
         Late,
