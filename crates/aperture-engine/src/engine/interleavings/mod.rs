@@ -21,7 +21,9 @@ use shuttle::sync::atomic::AtomicI64;
 use shuttle::thread;
 use shuttle::{Config, Runner};
 
-use super::{CheckInput, CheckReport, Engine, EngineTicket, ManualClock, PendingReport};
+use super::{
+    CheckInput, CheckReport, Engine, EngineMode, EngineTicket, ManualClock, PendingReport,
+};
 use aperture_core::FlowParams;
 
 /// The number of random runs, and of runs with few switches between threads, which find rare
@@ -109,7 +111,7 @@ fn quota(capacity: f64, fill: f64) -> String {
     )
 }
 
-fn start(engine: &Engine, priority: usize) -> PendingReport {
+fn start<M: EngineMode>(engine: &Engine<M>, priority: usize) -> PendingReport {
     let params = FlowParams::new()
         .label("user", "ann")
         .label("priority", priority.to_string());
