@@ -28,6 +28,7 @@ impl Decider for ApertureClient {
             self.count_losses(params.labels.losses());
             return self.ready(&mut timer, control_point, params, empty_control_point());
         }
+        let at = ControlPoint::new(control_point);
         match &self.inner.backend {
             AnyBackend::Disabled => {
                 self.count_losses(params.labels.losses());
@@ -41,36 +42,15 @@ impl Decider for ApertureClient {
             }
             AnyBackend::Embedded(backend) => {
                 let kinds = (TicketKind::Embedded, PendingKind::Embedded);
-                self.decide_by(
-                    backend,
-                    timer,
-                    control_point.into(),
-                    params,
-                    &params.labels,
-                    kinds,
-                )
+                self.decide_by(backend, timer, at, params, &params.labels, kinds)
             }
             AnyBackend::Remote(backend) => {
                 let kinds = (TicketKind::Remote, PendingKind::Remote);
-                self.decide_by(
-                    backend,
-                    timer,
-                    control_point.into(),
-                    params,
-                    &params.labels,
-                    kinds,
-                )
+                self.decide_by(backend, timer, at, params, &params.labels, kinds)
             }
             AnyBackend::Scripted(backend) => {
                 let kinds = (TicketKind::Scripted, PendingKind::Scripted);
-                self.decide_by(
-                    backend,
-                    timer,
-                    control_point.into(),
-                    params,
-                    &params.labels,
-                    kinds,
-                )
+                self.decide_by(backend, timer, at, params, &params.labels, kinds)
             }
         }
     }

@@ -10,7 +10,6 @@ use super::engine_flow::EngineFlow;
 use super::selector_index::{MatchingItems, SelectorIndex};
 use super::workload_latency::MeasuredWorkload;
 use crate::policy::Selector;
-use aperture_core::ControlPointMemo;
 
 /// All components, by control point and service.
 #[derive(Debug, Default)]
@@ -55,17 +54,8 @@ impl Index {
         self.selectors.matching(flow)
     }
 
-    /// Like [`matching`](Self::matching), with the memo of the flow's control point.
-    #[inline(always)]
-    pub(crate) fn matching_by(
-        &self,
-        memo: Option<&ControlPointMemo>,
-        flow: &EngineFlow<'_, '_>,
-    ) -> MatchingItems<'_> {
-        self.selectors.matching_by(memo, flow)
-    }
-
-    pub(crate) fn selectors(&self) -> &SelectorIndex {
+    #[inline]
+    pub(crate) const fn selectors(&self) -> &SelectorIndex {
         &self.selectors
     }
 

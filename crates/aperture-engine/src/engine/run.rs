@@ -65,7 +65,7 @@ impl<M: EngineMode> Engine<M> {
         if live.control.is_on() {
             live.control.catch_up(time.now());
         }
-        let run = match *live.index.matching_by(options.memo, flow) {
+        let run = match *live.index.selectors().matching_by(options.memo, flow) {
             [] => {
                 self.note_unselected(live, flow, options.memo, time);
                 if !flow.ramp_mode {

@@ -37,6 +37,8 @@ impl<O: CacheOperation> Pending<O> {
             }
         }
         match std::mem::replace(self, Self::Done(None)) {
+            // A future must not be polled after completion; the docs of both futures say that it
+            // panics then.
             Self::Done(output) => {
                 Poll::Ready(output.expect("it must not be polled after completion"))
             }
