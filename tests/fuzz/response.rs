@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response};
 use prost::Message;
+use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tower_aperture::pb::check::CheckResponse;
@@ -92,6 +93,9 @@ pub fn response(data: &[u8]) {
         assert_eq!(flow.decision(), FlowDecision::Unreachable, "no message");
         return;
     };
+    if has_a_malformed_map(message) {
+        return;
+    }
     // If the whole message does not decode, a part of it may be all that the client reads.
     if let Ok(expected) = CheckResponse::decode(message) {
         let decision = match expected.decision_type {
@@ -112,4 +116,20 @@ fn message(body: &[u8]) -> Option<&[u8]> {
     };
     let len = u32::from_be_bytes(len.try_into().ok()?);
     (*flag == 0 && usize::try_from(len) == Ok(message.len())).then_some(message)
+}
+
+/// Returns true if `telemetry_flow_labels` has another wire type than a map.
+///
+/// Prost reads such a field as a map nevertheless, so that it also disagrees about the fields behind
+/// it.
+fn has_a_malformed_map(mut message: &[u8]) -> bool {
+    while let Ok((tag, wire_type)) = decode_key(&mut message) {
+        if tag == 7 && wire_type != WireType::LengthDelimited {
+            return true;
+        }
+        if skip_field(wire_type, tag, &mut message, DecodeContext::default()).is_err() {
+            break;
+        }
+    }
+    false
 }
