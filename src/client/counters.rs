@@ -29,26 +29,30 @@ pub(super) struct ClientCounters {
 }
 
 impl ClientCounters {
-    /// Counts a verdict. `shadow` means that the flow runs regardless of it.
-    pub(super) fn count<T>(&self, verdict: &Verdict<T>, shadow: bool) {
+    /// Counts an accepted flow. `undecided` means that no component decided about it.
+    #[inline(always)]
+    pub(super) fn count_accepted(&self, undecided: bool) {
+        self.late.log_if_due();
+        self.decisions.count_accepted(undecided);
+    }
+
+    /// Counts a verdict. `shadow` means that the flow runs regardless of it, `undecided` that it was
+    /// accepted and no component decided about it.
+    pub(super) fn count<T>(&self, verdict: &Verdict<T>, shadow: bool, undecided: bool) {
         match verdict {
             Verdict::Unreachable(error) if error.is_late() => self.late.count(error),
             _ => self.late.log_if_due(),
         }
         match verdict {
-            Verdict::Accepted(_) => self.decisions.count(true),
+            Verdict::Accepted(_) => self.decisions.count_accepted(undecided),
             Verdict::Rejected(..) => {
                 if shadow {
                     self.shadowed.fetch_add(1, Relaxed);
                 }
-                self.decisions.count(false);
+                self.decisions.count_rejected();
             }
             Verdict::Unreachable(error) => self.count_unreachable(error),
         }
-    }
-
-    pub(super) fn count_undecided(&self) {
-        self.decisions.count_undecided();
     }
 
     fn count_unreachable(&self, error: &FlowError) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::backend::{AnyBackend, Backend, HttpBackend};
+use super::backend::{AnyBackend, Backend, EmbeddedBackend, HttpBackend};
 use super::pending::{ClientPending, PendingKind};
 use super::shared::ApertureClient;
 use super::ticket::{ClientTicket, TicketKind, convert_check, empty_control_point};
@@ -10,9 +10,9 @@ use crate::flow::encode::{EncodedLabels, encode_baggage};
 use crate::flow::http::fit::FittedAttributes;
 use crate::flow::{
     Caches, Check, ControlPoint, Decider, FlowError, FlowErrorKind, FlowParams, HttpAttributes,
-    LabelSource, Verdict,
+    LabelSource, Ticket, Verdict,
 };
-use crate::meter::{CheckTimer, ClientCheckTimer};
+use crate::meter::{CheckTimer, ClientCheckTimer, ClientMeter, Meter};
 
 impl Decider for ApertureClient {
     type Ticket = ClientTicket;
@@ -76,6 +76,39 @@ impl Decider for ApertureClient {
             AnyBackend::Disabled => self.decide(name, params),
             _ => self.decide(name, &params.with_labels_from(labels)),
         }
+    }
+
+    #[inline(never)]
+    fn admit(
+        &self,
+        control_point: ControlPoint<'_>,
+        params: &FlowParams<'_>,
+        labels: &dyn LabelSource,
+    ) -> Option<Check<Self::Ticket, Self::Pending>> {
+        if let AnyBackend::Embedded(backend) = &self.inner.backend
+            && !ClientMeter::RECORDS
+            && !control_point.name().is_empty()
+        {
+            return self.admit_by(backend, control_point, params, labels);
+        }
+        match self.decide_from(control_point, params, labels) {
+            Check::Ready(Verdict::Accepted(ticket)) if !ticket.needs_end() => None,
+            check => Some(check),
+        }
+    }
+
+    #[inline(always)]
+    fn passes(&self, control_point: ControlPoint<'_>, params: &FlowParams<'_>) -> bool {
+        let passes = match &self.inner.backend {
+            AnyBackend::Embedded(backend) if !ClientMeter::RECORDS => {
+                backend.passes(control_point, params)
+            }
+            _ => false,
+        };
+        if passes {
+            self.inner.counters.count_accepted(true);
+        }
+        passes
     }
 
     fn knows_control_point(&self, name: &str) -> Option<bool> {
@@ -169,6 +202,44 @@ impl ApertureClient {
                 undecided,
                 verdict,
             );
+        }
+        check
+    }
+
+    /// Decides with an engine, without metrics.
+    #[inline(always)]
+    fn admit_by(
+        &self,
+        backend: &EmbeddedBackend,
+        control_point: ControlPoint<'_>,
+        params: &FlowParams<'_>,
+        labels: &dyn LabelSource,
+    ) -> Option<Check<ClientTicket, ClientPending>> {
+        let mut undecided = false;
+        let mut check = backend.admit(
+            control_point,
+            params,
+            labels,
+            &mut undecided,
+            |ticket| TicketKind::Embedded(ticket).into(),
+            |pending| {
+                let name = control_point.name();
+                let timer = self.start_check(name);
+                self.pending(timer, name, params, PendingKind::Embedded(pending))
+            },
+        );
+        self.count_losses(labels.losses());
+        match &mut check {
+            // Without metrics, no more of an accepted flow is recorded.
+            None | Some(Check::Ready(Verdict::Accepted(_))) => {
+                self.inner.counters.count_accepted(undecided);
+            }
+            Some(Check::Ready(verdict)) => {
+                let name = control_point.name();
+                let mut timer = self.start_check(name);
+                self.record_verdict(&mut timer, params.shadow, Some(name), undecided, verdict);
+            }
+            Some(Check::Pending(_)) => {}
         }
         check
     }

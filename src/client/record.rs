@@ -40,11 +40,8 @@ impl ApertureClient {
         undecided: bool,
         verdict: &mut Verdict<ClientTicket>,
     ) {
-        self.inner.counters.count(verdict, shadow);
         let undecided = undecided || self.inner.backend.is_undecided(verdict);
-        if undecided {
-            self.inner.counters.count_undecided();
-        }
+        self.inner.counters.count(verdict, shadow, undecided);
         let end_counter = timer.stop(verdict, shadow, undecided);
         match verdict {
             Verdict::Accepted(ticket) => {

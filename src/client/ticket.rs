@@ -43,6 +43,7 @@ impl From<TicketKind> for ClientTicket {
 }
 
 impl Ticket for ClientTicket {
+    #[inline(always)]
     fn end(self, outcome: FlowOutcome) {
         self.end_counter.count_end(outcome.status);
         match self.kind {

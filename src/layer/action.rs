@@ -22,7 +22,7 @@ pub(crate) enum RequestAction<T: Ticket> {
 
 impl Settings {
     /// Returns the treatment of a request after this verdict.
-    #[inline(never)]
+    #[inline]
     pub(crate) fn apply_verdict<T: Ticket>(
         &self,
         verdict: Verdict<T>,

@@ -39,19 +39,6 @@ pin_project! {
         #[pin]
         kind: Kind<B, C, T>,
     }
-
-    impl<B, C, T> PinnedDrop for ResponseBody<B, C, T>
-    where
-        T: Ticket,
-    {
-        fn drop(this: Pin<&mut Self>) {
-            if let KindProj::Inner { body, guard: Some(guard), is_over } =
-                this.project().kind.project()
-            {
-                guard.body_dropped(|| is_over(&body));
-            }
-        }
-    }
 }
 
 pin_project! {
@@ -60,21 +47,51 @@ pin_project! {
     where
         T: Ticket,
     {
-        // `is_over` lets a drop query the body without trait bounds on the type.
-        Inner { #[pin] body: B, guard: Option<FlowGuard<T>>, is_over: fn(&B) -> bool },
+        /// The body of the inner service, without a flow.
+        Inner { #[pin] body: B },
+        /// The body of the inner service, with its flow.
+        InFlow { #[pin] body: BodyInFlow<B, T> },
         /// The body of the reject hook.
         Replacement { #[pin] body: C },
         Empty,
     }
 }
 
+pin_project! {
+    #[project = BodyInFlowProj]
+    /// A body that ends its flow.
+    struct BodyInFlow<B, T>
+    where
+        T: Ticket,
+    {
+        #[pin]
+        body: B,
+        // `None` after the end of the flow.
+        guard: Option<FlowGuard<T>>,
+        // Lets a drop query the body without trait bounds on the type.
+        is_over: fn(&B) -> bool,
+    }
+
+    impl<B, T> PinnedDrop for BodyInFlow<B, T>
+    where
+        T: Ticket,
+    {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            if let Some(guard) = this.guard {
+                guard.body_dropped(|| (this.is_over)(&this.body));
+            }
+        }
+    }
+}
+
 impl<B, C, T: Ticket> ResponseBody<B, C, T> {
     /// Wraps a body that has no flow.
-    pub(crate) fn without_flow(body: B) -> Self
-    where
-        B: Body,
-    {
-        Self::with_guard(body, None)
+    #[inline(always)]
+    pub(crate) const fn without_flow(body: B) -> Self {
+        Self {
+            kind: Kind::Inner { body },
+        }
     }
 
     /// Wraps the body of an accepted flow; `guard` ends the flow with the body.
@@ -84,10 +101,12 @@ impl<B, C, T: Ticket> ResponseBody<B, C, T> {
         B: Body,
     {
         Self {
-            kind: Kind::Inner {
-                body,
-                guard,
-                is_over: B::is_end_stream,
+            kind: Kind::InFlow {
+                body: BodyInFlow {
+                    body,
+                    guard,
+                    is_over: B::is_end_stream,
+                },
             },
         }
     }
@@ -103,15 +122,8 @@ impl<B, C, T: Ticket> ResponseBody<B, C, T> {
     pub(super) fn into_replacement(mut self) -> Result<C, ResponseBody<B, NoBody, T>> {
         let kind = match mem::replace(&mut self.kind, Kind::Empty) {
             Kind::Replacement { body } => return Ok(body),
-            Kind::Inner {
-                body,
-                guard,
-                is_over,
-            } => Kind::Inner {
-                body,
-                guard,
-                is_over,
-            },
+            Kind::Inner { body } => Kind::Inner { body },
+            Kind::InFlow { body } => Kind::InFlow { body },
             Kind::Empty => Kind::Empty,
         };
         Err(ResponseBody { kind })
@@ -129,10 +141,14 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<B> {
         match self.project().kind.project() {
-            KindProj::Inner {
-                body, guard: None, ..
-            } => body.poll_frame(cx),
-            KindProj::Inner { body, guard, .. } => poll_in_flow(body, guard, cx),
+            KindProj::Inner { body } => body.poll_frame(cx),
+            KindProj::InFlow { body } => {
+                let BodyInFlowProj { body, guard, .. } = body.project();
+                match guard {
+                    None => body.poll_frame(cx),
+                    Some(_) => poll_in_flow(body, guard, cx),
+                }
+            }
             KindProj::Replacement { body } => body.poll_replacement(cx),
             KindProj::Empty => Poll::Ready(None),
         }
@@ -140,7 +156,8 @@ where
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Inner { body, .. } => body.is_end_stream(),
+            Kind::Inner { body } => body.is_end_stream(),
+            Kind::InFlow { body } => body.body.is_end_stream(),
             Kind::Replacement { body } => body.is_over(),
             Kind::Empty => true,
         }
@@ -148,7 +165,8 @@ where
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Inner { body, .. } => body.size_hint(),
+            Kind::Inner { body } => body.size_hint(),
+            Kind::InFlow { body } => body.body.size_hint(),
             Kind::Replacement { body } => body.hint(),
             Kind::Empty => SizeHint::with_exact(0),
         }
@@ -214,9 +232,9 @@ impl<B, C, T: Ticket> Default for ResponseBody<B, C, T> {
 
 impl<B, C, T: Ticket> fmt::Debug for ResponseBody<B, C, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.kind {
-            Kind::Inner { guard: Some(_), .. } => "ResponseBody(in flow)",
-            Kind::Inner { guard: None, .. } => "ResponseBody(inner)",
+        f.write_str(match &self.kind {
+            Kind::InFlow { body } if body.guard.is_some() => "ResponseBody(in flow)",
+            Kind::Inner { .. } | Kind::InFlow { .. } => "ResponseBody(inner)",
             Kind::Replacement { .. } => "ResponseBody(rejected)",
             Kind::Empty => "ResponseBody(empty)",
         })

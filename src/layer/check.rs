@@ -66,20 +66,24 @@ impl Settings {
         if deadline.is_some() {
             return self.start_with_params(decider, head, deadline, plan);
         }
+        if decider.passes(direct.control_point(), &direct.params) {
+            return NextStep::Run(None);
+        }
         let names = LabelNames::new(&self.names, decider);
         let labels = RequestLabels::new(&self.extract, head.naming_labels(&names));
-        match decider.decide_from(direct.control_point(), &direct.params, &labels) {
-            // The common case. A detour through `RequestAction` would move the guard again.
-            Check::Ready(Verdict::Accepted(ticket)) => NextStep::Run(match ticket.needs_end() {
-                true => Some(FlowGuard::accepted(
+        match decider.admit(direct.control_point(), &direct.params, &labels) {
+            None => NextStep::Run(None),
+            // A detour through `RequestAction` would move the guard again.
+            Some(Check::Ready(Verdict::Accepted(ticket))) => {
+                let quotas = self.reports_quotas();
+                NextStep::Run(Some(FlowGuard::accepted(
                     ticket,
                     head.method(),
                     None,
-                    self.reports_quotas(),
-                )),
-                false => None,
-            }),
-            check => {
+                    quotas,
+                )))
+            }
+            Some(check) => {
                 let name = direct.control_point().name();
                 self.follow_check(check, decider, name, head, plan)
             }
@@ -184,7 +188,7 @@ impl Settings {
     ///
     /// If the result cache had a response that cannot be used, the decider checks the request again.
     /// Returns `Err` with the future of that check if it must be awaited.
-    #[inline(never)]
+    #[inline(always)]
     pub(crate) fn follow<D: Decider>(
         &self,
         verdict: Verdict<D::Ticket>,

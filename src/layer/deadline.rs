@@ -11,6 +11,9 @@ use crate::flow::headers::first_value;
 
 static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
+/// Up to this number, the names of headers are searched linearly.
+const MAX_SCANNED: usize = 12;
+
 /// The largest number of digits that the gRPC specification allows.
 const MAX_DIGITS: usize = 8;
 
@@ -27,7 +30,17 @@ impl Deadline {
         if *head.method() != Method::POST {
             return None;
         }
-        let timeout = parse(first_value(head.headers(), &GRPC_TIMEOUT)?.as_bytes())?;
+        let headers = head.headers();
+        // To compare a few names costs less than to hash one.
+        if headers.keys_len() <= MAX_SCANNED && headers.keys().all(|name| *name != GRPC_TIMEOUT) {
+            return None;
+        }
+        Self::read(headers)
+    }
+
+    #[inline(never)]
+    fn read(headers: &HeaderMap) -> Option<Self> {
+        let timeout = parse(first_value(headers, &GRPC_TIMEOUT)?.as_bytes())?;
         Instant::now().checked_add(timeout).map(Self)
     }
 

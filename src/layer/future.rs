@@ -163,7 +163,8 @@ where
 
 /// Moves the guard of a flow into the body of its response, or ends the flow with the head. A panic
 /// before that leaves the guard in its slot, whose drop ends the flow.
-#[inline]
+// Inlined at its only call, because a response is large to pass on.
+#[inline(always)]
 fn respond<B: Body, C, T: Ticket>(
     guard_slot: &mut Option<FlowGuard<T>>,
     mut response: Response<B>,

@@ -229,8 +229,9 @@ impl<T: Ticket> FlowGuard<T> {
         self.end(FlowStatus::Unset, false, false);
     }
 
+    #[inline]
     fn end(&mut self, status: FlowStatus, failed: bool, abandoned: bool) {
-        let Some(mut ticket) = self.ticket.take() else {
+        let Some(ticket) = self.ticket.take() else {
             return;
         };
         let mut outcome = FlowOutcome::new(status).with_abandoned(abandoned);
@@ -238,18 +239,30 @@ impl<T: Ticket> FlowGuard<T> {
         if let Some(code) = self.grpc_status {
             outcome = outcome.with_grpc_status(code);
         }
-        let end = move |how: TicketEnd| {
-            settlement::apply(&mut ticket, how.settled);
-            outcome.status = how.status;
-            ticket.end(outcome);
-        };
         match &self.classify {
-            None => end(status.into()),
-            Some(classify) => match classify.close(status, failed) {
-                Some(how) => end(how),
-                None => classify.defer(Box::new(end), status, failed),
-            },
+            None => ticket.end(outcome),
+            Some(classify) => end_classified(classify, ticket, outcome, status, failed),
         }
+    }
+}
+
+/// Ends a flow as its classifier says, or leaves it to the holds of the flow.
+#[inline(never)]
+fn end_classified<T: Ticket>(
+    classify: &SharedClassifier,
+    mut ticket: T,
+    mut outcome: FlowOutcome,
+    status: FlowStatus,
+    failed: bool,
+) {
+    let end = move |how: TicketEnd| {
+        settlement::apply(&mut ticket, how.settled);
+        outcome.status = how.status;
+        ticket.end(outcome);
+    };
+    match classify.close(status, failed) {
+        Some(how) => end(how),
+        None => classify.defer(Box::new(end), status, failed),
     }
 }
 

@@ -42,6 +42,22 @@ impl<'a> RequestLabels<'a> {
         }
     }
 
+    /// Returns a value that is not that of a header, or not as it is.
+    #[inline(never)]
+    fn get_other(&self, key: &str) -> Option<&str> {
+        if let Some((_, value)) = self.kept.get().filter(|(known, _)| *known == key) {
+            return Some(value);
+        }
+        match self.extract.value(self.head, key) {
+            LabelValue::Borrowed(value) => value,
+            LabelValue::Owned(known, value) => match self.kept.set((known, value)) {
+                Ok(()) => self.kept.get().map(|(_, value)| &**value),
+                Err(_) => self.all().get(key),
+            },
+            LabelValue::Unknown => self.all().get(key),
+        }
+    }
+
     #[inline(never)]
     fn all(&self) -> &Labels<'a> {
         self.all.get_or_init(|| {
@@ -53,18 +69,10 @@ impl<'a> RequestLabels<'a> {
 }
 
 impl LabelSource for RequestLabels<'_> {
-    #[inline]
     fn get(&self, key: &str) -> Option<&str> {
-        if let Some((_, value)) = self.kept.get().filter(|(known, _)| *known == key) {
-            return Some(value);
-        }
-        match self.extract.value(self.head, key) {
-            LabelValue::Borrowed(value) => value,
-            LabelValue::Owned(known, value) => match self.kept.set((known, value)) {
-                Ok(()) => self.kept.get().map(|(_, value)| &**value),
-                Err(_) => self.all().get(key),
-            },
-            LabelValue::Unknown => self.all().get(key),
+        match self.extract.plain_header(self.head.headers(), key) {
+            Some(value) => Some(value),
+            None => self.get_other(key),
         }
     }
 

@@ -21,6 +21,9 @@ pub(crate) type ClientEndCounter = <ClientCheckTimer as CheckTimer>::EndCounter;
 pub(crate) trait Meter {
     type CheckTimer: CheckTimer;
 
+    /// False if nothing is recorded.
+    const RECORDS: bool = true;
+
     /// Starts to measure the check of a flow.
     fn start_check(&self, control_point: &str) -> Self::CheckTimer;
 

@@ -72,6 +72,31 @@ pub trait Decider {
         self.decide(control_point.name(), &params.with_labels_from(labels))
     }
 
+    /// Decides like [`decide_from`](Self::decide_from). Returns `None` for an accepted flow whose
+    /// [end has no effect](Ticket::needs_end), whose ticket the caller would drop.
+    #[doc(hidden)]
+    #[inline]
+    fn admit(
+        &self,
+        control_point: ControlPoint<'_>,
+        params: &FlowParams<'_>,
+        labels: &dyn LabelSource,
+    ) -> Option<Check<Self::Ticket, Self::Pending>> {
+        match self.decide_from(control_point, params, labels) {
+            Check::Ready(Verdict::Accepted(ticket)) if !ticket.needs_end() => None,
+            check => Some(check),
+        }
+    }
+
+    /// Accepts and counts a flow without a look at its labels, if the memo of its control point says
+    /// that nothing is to be decided there. Returns false, without effect, for any other flow.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn passes(&self, control_point: ControlPoint<'_>, params: &FlowParams<'_>) -> bool {
+        let _ = (control_point, params);
+        false
+    }
+
     /// Decides about a flow by the attributes of its HTTP request, for layers that are
     /// set up so by `ApertureLayer::http`.
     ///

@@ -12,7 +12,9 @@ pub struct DecisionCounters([Stripe; STRIPES]);
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Stripe {
-    accepted: AtomicU64,
+    /// Accepted flows that a component decided about.
+    decided: AtomicU64,
+    /// Accepted flows that no component decided about.
     undecided: AtomicU64,
     rejected: AtomicU64,
 }
@@ -21,7 +23,7 @@ thread_local! {
     static STRIPE: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
-#[inline]
+#[inline(always)]
 fn own_stripe() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let mut own = STRIPE.get();
@@ -33,35 +35,32 @@ fn own_stripe() -> usize {
 }
 
 impl DecisionCounters {
-    /// Counts an accepted or a rejected flow.
-    #[inline]
-    pub fn count(&self, accepted: bool) {
+    /// Counts an accepted flow. `undecided` means that no component decided about it.
+    #[inline(always)]
+    pub fn count_accepted(&self, undecided: bool) {
         let stripe = &self.0[own_stripe()];
-        let counter = if accepted {
-            &stripe.accepted
-        } else {
-            &stripe.rejected
+        let counter = match undecided {
+            false => &stripe.decided,
+            true => &stripe.undecided,
         };
         counter.fetch_add(1, Relaxed);
     }
 
-    /// Counts an accepted flow that no component decided about.
+    /// Counts a rejected flow.
     #[inline]
-    pub fn count_undecided(&self) {
-        self.0[own_stripe()].undecided.fetch_add(1, Relaxed);
+    pub fn count_rejected(&self) {
+        self.0[own_stripe()].rejected.fetch_add(1, Relaxed);
     }
 
     /// Returns the numbers of accepted, undecided and rejected flows.
     #[must_use]
     pub fn sums(&self) -> (u64, u64, u64) {
-        let sum = |counter: fn(&Stripe) -> &AtomicU64| {
+        let sum = |counter: fn(&Stripe) -> &AtomicU64| -> u64 {
             let stripes = self.0.iter();
             stripes.map(|stripe| counter(stripe).load(Relaxed)).sum()
         };
-        (
-            sum(|stripe| &stripe.accepted),
-            sum(|stripe| &stripe.undecided),
-            sum(|stripe| &stripe.rejected),
-        )
+        let undecided = sum(|stripe| &stripe.undecided);
+        let accepted = sum(|stripe| &stripe.decided).wrapping_add(undecided);
+        (accepted, undecided, sum(|stripe| &stripe.rejected))
     }
 }

@@ -28,6 +28,8 @@ pub(in crate::client) struct EmbeddedBackend {
     engine: Engine<Shared>,
     /// The check timeout of flows that set none; zero means no limit.
     check_timeout: Duration,
+    /// The context of a decision about a flow that sets no time.
+    context: DecideContext,
 }
 
 impl ApertureClient {
@@ -75,6 +77,7 @@ impl ApertureClient {
         Self::with(EmbeddedBackend {
             engine: engine.into(),
             check_timeout,
+            context: DecideContext::new(FlowParams::new().budget(Some(check_timeout))),
         })
     }
 }
@@ -83,7 +86,10 @@ impl EmbeddedBackend {
     /// Returns the context of a decision, with the budget of the flow.
     #[inline(always)]
     fn context(&self, params: &FlowParams<'_>) -> DecideContext {
-        DecideContext::new(params.budget(Some(self.check_timeout)))
+        match (params.check_timeout, params.caller_timeout) {
+            (None, None) => self.context,
+            _ => DecideContext::new(params.budget(Some(self.check_timeout))),
+        }
     }
 
     fn start_store(&self, key: CacheKey<'_>, value: &[u8], ttl: Duration) -> PendingCacheChange {
@@ -129,6 +135,40 @@ impl Backend for EmbeddedBackend {
                 .decide_as(control_point, params, labels, &mut context, ticket, pending);
         *undecided = context.undecided;
         check
+    }
+
+    #[inline(always)]
+    fn passes(&self, control_point: ControlPoint<'_>, params: &FlowParams<'_>) -> bool {
+        self.engine.passes(control_point, params)
+    }
+
+    #[inline(always)]
+    fn admit<T, P>(
+        &self,
+        control_point: ControlPoint<'_>,
+        params: &FlowParams<'_>,
+        labels: &dyn LabelSource,
+        undecided: &mut bool,
+        ticket: impl Fn(EngineTicket) -> T,
+        pending: impl FnOnce(Self::Pending) -> P,
+    ) -> Option<Check<T, P>> {
+        let check = self.decide_as(
+            control_point,
+            params,
+            labels,
+            undecided,
+            |it| it.if_needed().map(&ticket),
+            pending,
+        );
+        Some(match check {
+            Check::Ready(Verdict::Accepted(it)) => Check::Ready(Verdict::Accepted(it?)),
+            Check::Ready(Verdict::Rejected(denial, it)) => {
+                let it = it.unwrap_or_else(|| ticket(EngineTicket::of_nothing()));
+                Check::Ready(Verdict::Rejected(denial, it))
+            }
+            Check::Ready(Verdict::Unreachable(error)) => Check::Ready(Verdict::Unreachable(error)),
+            Check::Pending(it) => Check::Pending(it),
+        })
     }
 
     fn poll(pending: &mut Self::Pending, cx: &mut Context<'_>) -> Poll<Verdict<Self::Ticket>> {

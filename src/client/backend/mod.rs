@@ -93,6 +93,25 @@ pub(super) trait Backend {
         pending: impl FnOnce(Self::Pending) -> P,
     ) -> Check<T, P>;
 
+    /// Decides like [`decide_as`](Self::decide_as). May return `None` for an accepted flow whose end
+    /// has no effect.
+    fn admit<T, P>(
+        &self,
+        control_point: ControlPoint<'_>,
+        params: &FlowParams<'_>,
+        labels: &dyn LabelSource,
+        undecided: &mut bool,
+        ticket: impl Fn(Self::Ticket) -> T,
+        pending: impl FnOnce(Self::Pending) -> P,
+    ) -> Option<Check<T, P>> {
+        Some(self.decide_as(control_point, params, labels, undecided, ticket, pending))
+    }
+
+    /// Returns the answer to [`Decider::passes`](crate::Decider::passes).
+    fn passes(&self, _: ControlPoint<'_>, _: &FlowParams<'_>) -> bool {
+        false
+    }
+
     fn poll(pending: &mut Self::Pending, cx: &mut Context<'_>) -> Poll<Verdict<Self::Ticket>>;
 
     /// Returns whether no component decided about an accepted flow, as far as its ticket shows.

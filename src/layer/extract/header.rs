@@ -86,6 +86,16 @@ pub(crate) fn label_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Opti
     joined_values(headers, name)
 }
 
+/// Returns the value of a header like [`label_value`], if no header of the request has several.
+#[inline(always)]
+pub(super) fn single_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let first = headers.get(name)?;
+    match headers.len() == headers.keys_len() {
+        true => visible_text(first),
+        false => None,
+    }
+}
+
 #[inline(never)]
 fn joined_values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
     let mut values = headers.get_all(name).iter().filter_map(visible_text);
@@ -98,7 +108,7 @@ fn joined_values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a
     Some(all)
 }
 
-#[inline]
+#[inline(always)]
 fn visible_text(value: &HeaderValue) -> Option<&str> {
     let text = value.to_str().ok()?;
     // Most values have no blanks around them.

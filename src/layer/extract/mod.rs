@@ -13,6 +13,7 @@ mod template;
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use http::HeaderMap;
 use http::header::HeaderName;
 
 pub(crate) use self::address::AddressHook;
@@ -130,6 +131,20 @@ impl LabelExtractor {
     #[inline]
     pub(crate) const fn reads_on_demand(&self) -> bool {
         !self.has_closures
+    }
+
+    /// Reads a label that comes from a header with one value, as most do. `None` means that
+    /// [`value`](Self::value) reads it.
+    #[inline(always)]
+    pub(super) fn plain_header<'a>(&self, headers: &'a HeaderMap, key: &str) -> Option<&'a str> {
+        let mut readers = self.readers.iter().rev();
+        let name = readers.find_map(|reader| match reader {
+            LabelReader::Header(known, name) if known == key => Some(Some(name)),
+            LabelReader::Text(known, _) if known == key => Some(None),
+            _ => None,
+        })?;
+        let value = header::single_value(headers, name?)?;
+        (value.len() <= self.value_limit).then_some(value)
     }
 
     /// Reads one label. The value is that of [`fill`](Self::fill). The extractor must

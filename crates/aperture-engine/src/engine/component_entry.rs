@@ -115,12 +115,12 @@ impl ComponentEntry {
         self.dry_run.is_some()
     }
 
-    /// Returns true if a decision rejects the flow. In a dry run, counts the decision and returns
-    /// false; call it once per decision.
-    #[inline]
-    pub(crate) fn rejects(&self, decision: &ComponentDecision) -> bool {
+    /// Returns true if a decision rejects the flow; `dropped` is that of the decision. In a dry run,
+    /// counts the decision and returns false; call it once per decision.
+    #[inline(always)]
+    pub(crate) fn rejects(&self, dropped: bool) -> bool {
         match &self.dry_run {
-            _ if !decision.dropped => false,
+            _ if !dropped => false,
             None => true,
             Some(counter) => {
                 counter.fetch_add(1, Ordering::Relaxed);
@@ -136,26 +136,19 @@ impl ComponentEntry {
         !flow.ramp_mode && self.step != DecisionStep::Ramps
     }
 
-    /// Returns the denial of a flow that only this component rejects.
+    /// Returns the denial of a flow that only this component rejects, with the
+    /// [reported wait](ComponentDecision::reported_wait).
     #[inline(never)]
-    pub(crate) fn denial(&self, decision: &ComponentDecision) -> EngineDenial {
-        // No wait is reported if the component would reject the flow even after it.
-        let wait = match decision.unsatisfiable {
-            true => 0,
-            false => decision.wait,
-        };
+    pub(crate) fn denial(&self, wait: Nanos) -> EngineDenial {
         self.step.denial(self.component.denied_code(), wait)
     }
 
     /// Returns true if the component decided about a flow. It did not if it was skipped because the
-    /// flow lacks the label that it limits by, which is logged once per control point.
+    /// flow lacks the label that it limits by, which is logged once per control point. `key_missing` is
+    /// that of its decision.
     #[inline(always)]
-    pub(crate) fn has_decided(
-        &self,
-        flow: &EngineFlow<'_, '_>,
-        decision: &ComponentDecision,
-    ) -> bool {
-        !decision.key_missing || !self.was_skipped(flow)
+    pub(crate) fn has_decided(&self, flow: &EngineFlow<'_, '_>, key_missing: bool) -> bool {
+        !key_missing || !self.was_skipped(flow)
     }
 
     #[cold]

@@ -1,8 +1,9 @@
 //! Decisions for callers that need the verdict without a report.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::clock::DecisionTime;
+use super::clock::{DecisionTime, Nanos};
 use super::collector::{CheckCollector, NoReport, QuotaCollector, VerdictCollector};
 use super::decision::MayWait;
 use super::engine_flow::{CheckInput, EngineFlow, time_left};
@@ -11,6 +12,7 @@ use super::held_slots::HeldSlots;
 use super::owned_flow::OwnedFlow;
 use super::pending::{PendingDecision, WaitingFlow};
 use super::run::{Decided, RunEnd, RunOptions};
+use super::selector_index::SelectorIndex;
 use super::snapshot::Snapshot;
 use super::stages::Suspended;
 use super::{Engine, EngineMode, EnginePending, EngineTicket};
@@ -81,6 +83,11 @@ impl<M: EngineMode> Decider for Engine<M> {
         )
     }
 
+    #[inline(always)]
+    fn passes(&self, control_point: ControlPoint<'_>, params: &FlowParams<'_>) -> bool {
+        Self::passes(self, control_point, params)
+    }
+
     fn knows_control_point(&self, name: &str) -> Option<bool> {
         Some(self.shared.live.load().selects(name))
     }
@@ -91,10 +98,12 @@ impl<M: EngineMode> Decider for Engine<M> {
 }
 
 /// What a caller adds to a decision, and what the engine returns beside the verdict.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct DecideContext {
     /// `None` means no limit.
     budget: Option<Duration>,
+    /// The same for components.
+    time_left: Nanos,
     /// Set if the flow was accepted and no component decided about it.
     pub undecided: bool,
 }
@@ -102,10 +111,12 @@ pub struct DecideContext {
 impl DecideContext {
     /// Creates the context for a flow with this budget; `None` means no limit.
     #[inline(always)]
+    #[must_use]
     #[doc(hidden)]
-    pub const fn new(budget: Option<Duration>) -> Self {
+    pub fn new(budget: Option<Duration>) -> Self {
         Self {
             budget,
+            time_left: time_left(budget),
             undecided: false,
         }
     }
@@ -157,6 +168,24 @@ impl<M: EngineMode> Engine<M> {
         }
     }
 
+    /// Accepts and counts a flow, if the memo of its control point says that the policies in force
+    /// do no more than that. Returns false, without effect, for any other flow.
+    #[inline(always)]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn passes(&self, control_point: ControlPoint<'_>, params: &FlowParams<'_>) -> bool {
+        let Some(memo) = control_point.memo() else {
+            return false;
+        };
+        let passes = SelectorIndex::is_noted_to_pass(memo, self.shared.version.load(Relaxed))
+            && !params.ramp_mode
+            && !params.looks_up_caches();
+        if passes {
+            self.shared.decision_counters.count_accepted(true);
+        }
+        passes
+    }
+
     /// Decides about a flow that looks up no cache, and adds what the collector gathered to its
     /// ticket.
     #[inline(always)]
@@ -174,7 +203,7 @@ impl<M: EngineMode> Engine<M> {
             services: &[],
             labels,
             ramp_mode: params.ramp_mode,
-            time_left: time_left(context.budget),
+            time_left: context.time_left,
         };
         // Loaded once, so that the entire decision uses the same snapshot.
         let live = self.shared.live.load();
@@ -211,7 +240,10 @@ impl<M: EngineMode> Engine<M> {
                     held,
                     ..
                 }) => {
-                    let it = self.timed_ticket(&live, &flow, held, &time);
+                    let it = match live.times_flows() {
+                        true => self.timed_ticket(&live, &flow, held, &time),
+                        false => EngineTicket::new(held),
+                    };
                     Check::Ready(Verdict::Rejected(
                         denied.into(),
                         ticket(collector.add_to(it)),

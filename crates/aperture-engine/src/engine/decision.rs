@@ -126,6 +126,15 @@ impl ComponentDecision {
         }
     }
 
+    /// Returns the wait to report for a rejected flow: none if it would be rejected even after it.
+    #[inline(always)]
+    pub(crate) const fn reported_wait(&self) -> Nanos {
+        match self.unsatisfiable {
+            true => 0,
+            false => self.wait,
+        }
+    }
+
     /// A rejection without a look at the state.
     pub(crate) const REJECTED: Self = Self {
         dropped: true,
@@ -182,6 +191,30 @@ impl From<ComponentDecision> for DecisionWithSlot {
         Self {
             decision,
             slot: None,
+        }
+    }
+}
+
+/// The parts of a decision that a verdict depends on, with the slot. Most callers want no more, and
+/// the other parts cost more to pass on than to compute.
+#[derive(Debug)]
+pub(crate) struct BriefDecision {
+    pub(crate) dropped: bool,
+    pub(crate) key_missing: bool,
+    /// As [`ComponentDecision::reported_wait`] returns it.
+    pub(crate) wait: Nanos,
+    pub(crate) slot: Option<HeldSlot>,
+}
+
+impl From<DecisionWithSlot> for BriefDecision {
+    #[inline(always)]
+    fn from(decided: DecisionWithSlot) -> Self {
+        let DecisionWithSlot { decision, slot } = decided;
+        Self {
+            dropped: decision.dropped,
+            key_missing: decision.key_missing,
+            wait: decision.reported_wait(),
+            slot,
         }
     }
 }

@@ -70,7 +70,7 @@ impl HeldSlots {
     }
 
     /// Returns true if the flow holds nothing.
-    #[inline]
+    #[inline(always)]
     pub(crate) const fn is_empty(&self) -> bool {
         matches!(self, Self::None)
     }
@@ -110,7 +110,7 @@ impl HeldSlots {
     }
 
     /// Returns all slots of a flow that ended with this outcome.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn end(self, outcome: FlowOutcome) {
         match self {
             Self::None => {}
@@ -157,7 +157,7 @@ impl HeldSlot {
     }
 
     /// Returns the slot of a flow that ended with this outcome.
-    #[inline]
+    #[inline(always)]
     fn end(mut self, outcome: FlowOutcome) {
         if let Some(by) = self.by.take() {
             by.release_ended(self.id, outcome);

@@ -15,7 +15,7 @@ use super::shared::SharedContext;
 use super::snapshot::{EngineSettings, Snapshot};
 use super::source::PolicySources;
 use super::stats::{ClassifierFailures, EngineStats, ReloadCounters};
-use super::sync::Mutex;
+use super::sync::{AtomicU32, Mutex};
 use super::undecided::UnselectedControlPoints;
 use crate::policy::{self, PolicyWarning};
 use aperture_core::decision_counters::DecisionCounters;
@@ -68,6 +68,9 @@ pub(super) struct EngineShared {
     /// The policies in force. Every decision reads them, without a lock and without contention on a
     /// cache line.
     pub(super) live: ArcSwap<Snapshot>,
+    /// The version of the index of `live`, set just after it. A flow that only compares it with a
+    /// memo does not load the policies.
+    pub(super) version: AtomicU32,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) decision_counters: DecisionCounters,
     pub(super) reloads: ReloadCounters,
@@ -91,6 +94,7 @@ impl<M: EngineMode> Engine<M> {
     ) -> Self {
         Self {
             shared: Arc::new(EngineShared {
+                version: AtomicU32::new(snapshot.index.selectors().version()),
                 live: ArcSwap::from_pointee(snapshot),
                 clock: Arc::clone(&settings.component_context.clock),
                 decision_counters: DecisionCounters::default(),

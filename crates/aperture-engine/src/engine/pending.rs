@@ -290,10 +290,10 @@ impl<C: OutputCollector> Future for WaitingFlow<C> {
             };
             let collector = this.collector.take();
             let collector = collector.expect("only the end of the wait takes it");
-            shared.decision_counters.count(result.is_ok());
             let undecided = result.is_ok() && !suspended.decided;
-            if undecided {
-                shared.decision_counters.count_undecided();
+            match result.is_ok() {
+                true => shared.decision_counters.count_accepted(undecided),
+                false => shared.decision_counters.count_rejected(),
             }
             let flow_timer = FlowTimer::begin(this.engine, std::mem::take(this.meters), &time);
             let ticket = EngineTicket::new(std::mem::take(this.held)).with_flow_timer(flow_timer);

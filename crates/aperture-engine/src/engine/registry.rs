@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::clock::{DecisionTime, Nanos};
 use super::component::{ComponentContext, FromPolicy, PolicyComponent};
 use super::control::{Actuator, Demand, Setting};
-use super::decision::DecisionWithSlot;
+use super::decision::{BriefDecision, DecisionWithSlot};
 use super::engine_flow::EngineFlow;
 use super::limiters::{
     AdaptiveLimiter, ConcurrencyLimiter, Limiter, RateLimiter, Sampler, SharedConcurrencyLimiter,
@@ -136,6 +136,20 @@ macro_rules! registry {
                 match self {
                     $($(#[$limiter_attribute])*
                     Self::$limiter(limiter) => Some(limiter.decide(flow, time)),)*
+                    _ => None,
+                }
+            }
+
+            /// Like [`decide`](Self::decide), for callers that only need the verdict.
+            #[inline(always)]
+            pub(crate) fn decide_briefly(
+                &self,
+                flow: &EngineFlow<'_, '_>,
+                time: &DecisionTime<'_>,
+            ) -> Option<BriefDecision> {
+                match self {
+                    $($(#[$limiter_attribute])*
+                    Self::$limiter(limiter) => Some(limiter.decide(flow, time).into()),)*
                     _ => None,
                 }
             }

@@ -1,5 +1,6 @@
 //! Replaces the policies of a running engine.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 
 use super::EngineMode;
@@ -262,7 +263,11 @@ impl EngineShared {
             handover.run(&self.settings.component_context, now);
         }
         overrides.retain(|policy, _| snapshot.has_policy(policy));
+        let version = snapshot.index.selectors().version();
         self.live.store(snapshot.into());
+        // Until here, flows may pass by the policies that were in force. Relaxed suffices: a flow
+        // that passes reads nothing of the policies.
+        self.version.store(version, Relaxed);
         sources.dynamic_overrides = overrides;
         sources.in_force = contents;
         Ok(())

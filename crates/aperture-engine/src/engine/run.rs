@@ -6,7 +6,9 @@ use super::cache::{EngineCaches, LookupAsk};
 use super::clock::DecisionTime;
 use super::collector::Collector;
 use super::component_entry::ComponentEntry;
-use super::decision::{ComponentDecision, DecisionStep, DecisionWithSlot, EngineDenial, MayWait};
+use super::decision::{
+    BriefDecision, ComponentDecision, DecisionStep, DecisionWithSlot, EngineDenial, MayWait,
+};
 use super::engine_flow::EngineFlow;
 use super::held_slots::HeldSlots;
 use super::schedulers::ScheduleResult;
@@ -76,16 +78,27 @@ impl<M: EngineMode> Engine<M> {
             }
             [only] if live.index.component(only).decides_alone(flow) => 'run: {
                 let entry = live.index.component(only);
-                let Some(decided) = entry.component.decide(flow, time) else {
+                let decided = match C::READS_DECISIONS {
+                    false => entry.component.decide_briefly(flow, time),
+                    true => entry.component.decide(flow, time).map(|decided| {
+                        collector.on_decision(flow, entry, &decided.decision);
+                        decided.into()
+                    }),
+                };
+                let Some(decided) = decided else {
                     break 'run self.schedule_alone(entry, flow, options, time, collector);
                 };
-                let DecisionWithSlot { decision, slot } = decided;
-                collector.on_decision(flow, entry, &decision);
-                if entry.rejects(&decision) {
-                    let denied = entry.denial(&decision);
+                let BriefDecision {
+                    dropped,
+                    key_missing,
+                    wait,
+                    slot,
+                } = decided;
+                if entry.rejects(dropped) {
+                    let denied = entry.denial(wait);
                     break 'run self.decided(Err(denied), HeldSlots::new(), false);
                 }
-                let decided = entry.has_decided(flow, &decision);
+                let decided = entry.has_decided(flow, key_missing);
                 let hit = self.look_up(flow, options, time, collector);
                 let held = HeldSlots::of(slot);
                 return end(collector, self.decided(Ok(()), held, !decided && !hit));
@@ -120,10 +133,11 @@ impl<M: EngineMode> Engine<M> {
                 }
             };
         collector.on_decision(flow, entry, &decision);
-        if entry.rejects(&decision) {
-            return self.decided(Err(entry.denial(&decision)), HeldSlots::new(), false);
+        if entry.rejects(decision.dropped) {
+            let denied = entry.denial(decision.reported_wait());
+            return self.decided(Err(denied), HeldSlots::new(), false);
         }
-        let decided = entry.has_decided(flow, &decision);
+        let decided = entry.has_decided(flow, decision.key_missing);
         let hit = !looks_up_first && self.look_up(flow, options, time, collector);
         self.decided(Ok(()), HeldSlots::of(slot), !decided && !hit)
     }
@@ -136,9 +150,9 @@ impl<M: EngineMode> Engine<M> {
         held: HeldSlots,
         undecided: bool,
     ) -> RunEnd {
-        self.shared.decision_counters.count(result.is_ok());
-        if undecided {
-            self.shared.decision_counters.count_undecided();
+        match result.is_ok() {
+            true => self.shared.decision_counters.count_accepted(undecided),
+            false => self.shared.decision_counters.count_rejected(),
         }
         RunEnd::Decided(Decided {
             result,
@@ -161,7 +175,7 @@ impl<M: EngineMode> Engine<M> {
         if !selectors.is_noted_as_unselected(memo) {
             self.shared.unselected.note(live, flow.control_point, time);
             if !selectors.selects(flow.control_point) {
-                selectors.note_as_unselected(memo);
+                selectors.note_as_unselected(memo, live.only_counts_unselected());
             }
         }
     }
@@ -250,7 +264,7 @@ impl<C: Collector> Observer for RunObserver<'_, '_, C> {
         component: &ComponentEntry,
         decision: &ComponentDecision,
     ) {
-        self.decided |= component.has_decided(flow, decision);
+        self.decided |= component.has_decided(flow, decision.key_missing);
         self.collector.on_decision(flow, component, decision);
     }
 

@@ -20,6 +20,8 @@ const MAX_LINEAR: usize = 4;
 
 /// The place in a memo of a control point that no selector names.
 const UNSELECTED: u32 = u32::MAX;
+/// The same, of a control point whose flows the engine only counts.
+const PASSES: u32 = u32::MAX - 1;
 
 /// An index of items by their selectors. Each item (a component, flux meter or classifier) is a
 /// number, and items are added in ascending order.
@@ -187,14 +189,28 @@ impl SelectorIndex {
     /// Returns true if the memo says that no selector names the control point.
     #[inline(always)]
     pub(crate) fn is_noted_as_unselected(&self, memo: Option<&ControlPointMemo>) -> bool {
-        memo.is_some_and(|memo| memo.get(self.version) == Some(UNSELECTED))
+        let place = memo.and_then(|memo| memo.get(self.version));
+        matches!(place, Some(UNSELECTED | PASSES))
     }
 
-    /// Notes that no selector names the control point.
-    pub(crate) fn note_as_unselected(&self, memo: Option<&ControlPointMemo>) {
+    /// Notes that no selector names the control point. `passes` means that the engine only counts
+    /// its flows.
+    pub(crate) fn note_as_unselected(&self, memo: Option<&ControlPointMemo>, passes: bool) {
         if let Some(memo) = memo {
-            memo.set(self.version, UNSELECTED);
+            memo.set(self.version, if passes { PASSES } else { UNSELECTED });
         }
+    }
+
+    /// Identifies this index in the memos of control points.
+    pub(crate) const fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Returns true if the memo says, for the index of this version, that the engine only counts the
+    /// flows of the control point.
+    #[inline(always)]
+    pub(crate) fn is_noted_to_pass(memo: &ControlPointMemo, version: u32) -> bool {
+        memo.get(version) == Some(PASSES)
     }
 
     #[inline(always)]

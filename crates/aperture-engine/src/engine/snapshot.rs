@@ -112,6 +112,12 @@ impl Snapshot {
         self.times_workloads || !self.flux_meters.is_empty()
     }
 
+    /// Returns true if flows that no component selects are only counted: no meter measures them, and
+    /// no control loop waits for them.
+    pub(super) fn only_counts_unselected(&self) -> bool {
+        !self.control.is_on() && !self.times_flows()
+    }
+
     /// Returns the flux meters and workloads that measure the latency of a flow.
     #[inline]
     pub(super) fn matched(&self, flow: &EngineFlow<'_, '_>) -> MatchedMeters {

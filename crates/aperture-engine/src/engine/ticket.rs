@@ -67,8 +67,42 @@ impl EngineTicket {
         }
     }
 
+    /// Returns the ticket of a flow that holds nothing.
+    #[inline]
+    #[must_use]
+    #[doc(hidden)]
+    pub const fn of_nothing() -> Self {
+        Self::new(HeldSlots::None)
+    }
+
+    /// Returns the ticket unless the end of its flow has no effect.
+    #[inline(always)]
+    #[must_use]
+    #[doc(hidden)]
+    pub fn if_needed(self) -> Option<Self> {
+        if self.needs_end() {
+            return Some(self);
+        }
+        // Nothing is in it, and its drop would look at each part.
+        std::mem::forget(self);
+        None
+    }
+
     pub(super) fn with_flow_timer(mut self, flow_timer: Option<FlowTimer>) -> Self {
         self.flow_timer = flow_timer;
+        self
+    }
+
+    /// Adds quotas, which it takes, to a ticket without extras.
+    #[inline]
+    pub(super) fn with_quotas(mut self, quotas: &mut Quotas) -> Self {
+        if !quotas.is_empty() {
+            self.extras = Some(Box::new(TicketExtras {
+                cached: None,
+                quotas: std::mem::take(quotas),
+                http: None,
+            }));
+        }
         self
     }
 
@@ -112,7 +146,7 @@ impl EngineTicket {
 }
 
 impl Ticket for EngineTicket {
-    #[inline]
+    #[inline(always)]
     fn end(self, outcome: FlowOutcome) {
         let Self {
             held,
@@ -129,7 +163,7 @@ impl Ticket for EngineTicket {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn needs_end(&self) -> bool {
         !self.held.is_empty() || self.flow_timer.is_some() || self.extras.is_some()
     }

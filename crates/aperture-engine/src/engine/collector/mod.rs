@@ -15,6 +15,9 @@ use aperture_core::CacheLookup;
 
 /// Gathers what a caller wants to know while components decide.
 pub(super) trait Collector {
+    /// False if [`on_decision`](Self::on_decision) does nothing.
+    const READS_DECISIONS: bool = true;
+
     /// Records the decision of one component.
     fn on_decision(
         &mut self,

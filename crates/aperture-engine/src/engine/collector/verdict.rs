@@ -14,6 +14,8 @@ use aperture_core::{CacheLookup, Denial, FlowParams, HttpExtras, RejectReason, V
 pub(in crate::engine) struct NoReport;
 
 impl Collector for NoReport {
+    const READS_DECISIONS: bool = false;
+
     #[inline(always)]
     fn on_decision(&mut self, _: &EngineFlow<'_, '_>, _: &ComponentEntry, _: &ComponentDecision) {}
 
@@ -59,10 +61,7 @@ impl CheckCollector for NoReport {
 
 impl CheckCollector for QuotaCollector {
     fn add_to(&mut self, ticket: EngineTicket) -> EngineTicket {
-        ticket.with_extras(TicketExtras {
-            quotas: std::mem::take(&mut self.0),
-            ..TicketExtras::default()
-        })
+        ticket.with_quotas(&mut self.0)
     }
 
     fn continue_waiting(&mut self) -> VerdictCollector {

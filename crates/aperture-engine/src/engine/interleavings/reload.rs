@@ -1,5 +1,7 @@
 //! Reloads: components that stay keep their state, even while they are in use.
 
+use aperture_core::{ControlPoint, ControlPointMemo, Decider as _};
+
 use super::*;
 
 fn reload(engine: &Engine, components: &[String]) {
@@ -66,5 +68,35 @@ fn concurrent_reloads_create_a_component_once() {
         });
         let accepted = accepted.into_iter().filter(|accepted| *accepted).count();
         assert_eq!(accepted, 1, "a second component started with a full bucket");
+    });
+}
+
+#[test]
+fn a_flow_after_a_reload_passes_only_by_the_policies_in_force() {
+    let passes = |engine: &Engine, memo: &ControlPointMemo| {
+        let (params, here) = (FlowParams::new(), ControlPoint::new("here").with_memo(memo));
+        engine.passes(here, &params) || {
+            // Notes in the memo what the policies say.
+            drop(engine.decide_from(here, &params, &params.labels));
+            false
+        }
+    };
+    explore(move || {
+        let (engine, _) = engine_of(&[]);
+        let memo = Arc::new(ControlPointMemo::new());
+        let (shared, noted) = (engine.clone(), Arc::clone(&memo));
+        let flows = thread::spawn(move || {
+            for _ in 0..4 {
+                passes(&shared, &noted);
+            }
+        });
+        passes(&engine, &memo);
+        reload(&engine, &[rate_limiter(1.0)]);
+        assert!(!passes(&engine, &memo), "a policy selects it now");
+        flows.join().expect("it does not panic");
+        assert!(!passes(&engine, &memo));
+        reload(&engine, &[]);
+        assert!(!passes(&engine, &memo), "nothing is noted yet");
+        assert!(passes(&engine, &memo));
     });
 }

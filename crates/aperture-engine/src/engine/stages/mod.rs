@@ -134,7 +134,7 @@ fn run_immediate(
             };
             observer.on_decision(flow, component, &decision);
             decisions += 1;
-            if component.rejects(&decision) {
+            if component.rejects(decision.dropped) {
                 denied = Some(component.component.denied_code());
                 unsatisfiable |= decision.unsatisfiable;
             } else if decision.dropped {

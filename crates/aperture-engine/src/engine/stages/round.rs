@@ -149,7 +149,7 @@ impl SchedulerRound {
         let mut unsatisfiable = false;
         for (component, decided) in components.iter().zip(decided) {
             observer.on_decision(flow, component, &decided.decision);
-            if component.rejects(&decided.decision) {
+            if component.rejects(decided.decision.dropped) {
                 denied = Some(component.component.denied_code());
                 unsatisfiable |= decided.decision.unsatisfiable;
                 wait = decided.decision.wait.max(wait);
@@ -181,6 +181,7 @@ pub(crate) fn schedule(
 }
 
 /// Returns what a flow may wait for at a component: for no queue of one that is not enforced.
+#[inline(always)]
 fn may_wait_for(component: &ComponentEntry, may_wait: MayWait) -> MayWait {
     match component.is_dry_run() {
         true => MayWait::ForStore,
@@ -189,6 +190,7 @@ fn may_wait_for(component: &ComponentEntry, may_wait: MayWait) -> MayWait {
 }
 
 /// Makes a flow leave a queue that it may not wait in.
+#[inline(always)]
 fn leave_if_not(may_wait: MayWait, scheduled: ScheduleResult) -> ScheduleResult {
     match scheduled {
         ScheduleResult::Queued(_) if may_wait == MayWait::ForStore => rejected(),

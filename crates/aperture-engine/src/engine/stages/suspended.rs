@@ -182,7 +182,7 @@ impl Suspended {
         let mut granted: GrantedComponents<'_> = SmallVec::new();
         for (component, scheduled) in &members {
             if let ScheduleResult::Decided(decided) = scheduled
-                && !component.rejects(&decided.decision)
+                && !component.rejects(decided.decision.dropped)
                 && !decided.decision.dropped
             {
                 granted.push((component, decided.decision, None));
