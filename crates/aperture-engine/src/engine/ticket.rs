@@ -69,7 +69,6 @@ impl EngineTicket {
 
     /// Returns the ticket of a flow that holds nothing.
     #[inline]
-    #[must_use]
     #[doc(hidden)]
     pub const fn of_nothing() -> Self {
         Self::new(HeldSlots::None)
