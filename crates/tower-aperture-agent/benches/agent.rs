@@ -1,10 +1,11 @@
 //! Measures the cost of a check by the program `tower-aperture-agent`, compared with a bare tonic
 //! unary call.
 //!
-//! Run with `cargo bench --bench agent`. The same client calls both over loopback, in processes of
+//! Run with `cargo bench --bench agent`. One rate limiter decides, with 100 live keys unless a row
+//! says otherwise. The same client calls both over loopback, in processes of
 //! their own and in turn, so that changes in the machine's speed affect both. The bare service
 //! takes the same request and responds immediately. Processor time is that of the serving process,
-//! from `/proc`; without `/proc` the column shows n/a.
+//! from `/proc`, where there is one.
 //!
 //! `cargo bench --bench agent -- --hostile` prints only the table of hostile callers: the memory
 //! that they make the agent hold, compared with its budget, and the latency of a well-behaved
@@ -41,7 +42,7 @@ use tower_aperture::pb::check::{
 
 const CALLS: usize = 10_000;
 const ROUNDS: usize = 5;
-const USERS: usize = 1000;
+const USERS: usize = 100;
 const LIVE_KEYS: usize = 100_000;
 
 /// The argument that makes this program serve the bare service.
@@ -110,6 +111,8 @@ struct ServerProcess {
     address: String,
     child: Child,
     client: FlowControlServiceClient<Channel>,
+    /// The users whose flows are checked, each of which has a key.
+    users: usize,
 }
 
 impl ServerProcess {
@@ -134,6 +137,7 @@ impl ServerProcess {
             address: address.to_string(),
             child,
             client: FlowControlServiceClient::new(channel.expect("the server listens")),
+            users: USERS,
         }
     }
 
@@ -151,6 +155,13 @@ impl ServerProcess {
             .arg("--policies")
             .arg(policies);
         Self::start(runtime, name, command)
+    }
+
+    /// Sends a check for each of many users, so that all their keys are live.
+    fn with_live_keys(mut self, runtime: &Runtime) -> Self {
+        self.users = LIVE_KEYS;
+        send_checks(runtime, &self, LIVE_KEYS, LIVE_KEYS, 64);
+        self
     }
 
     /// Returns the processor time that the process has used.
@@ -308,14 +319,18 @@ fn measure(runtime: &Runtime, all: &[ServerProcess], in_flight: usize) -> Vec<Ca
     let mut figures: Vec<CallMeasurements> =
         all.iter().map(|_| CallMeasurements::default()).collect();
     for serving in all {
-        send_checks(runtime, serving, CALLS / 2, USERS, in_flight);
+        send_checks(runtime, serving, CALLS / 2, serving.users, in_flight);
     }
     for _ in 0..ROUNDS {
         for (serving, figures) in all.iter().zip(&mut figures) {
             let (used, started) = (serving.cpu_time(), Instant::now());
-            figures
-                .took
-                .extend(send_checks(runtime, serving, CALLS, USERS, in_flight));
+            figures.took.extend(send_checks(
+                runtime,
+                serving,
+                CALLS,
+                serving.users,
+                in_flight,
+            ));
             figures.time += started.elapsed();
             let used = used
                 .zip(serving.cpu_time())
@@ -404,7 +419,8 @@ fn main() {
     let (one, thousand) = (PolicyFolder::new(1), PolicyFolder::new(1000));
     let all = [
         ServerProcess::bare(&runtime),
-        ServerProcess::agent(&runtime, "agent, 1 policy", &one.0),
+        ServerProcess::agent(&runtime, "agent", &one.0),
+        ServerProcess::agent(&runtime, "agent, 100 000 keys", &one.0).with_live_keys(&runtime),
         ServerProcess::agent(&runtime, "agent, 1000 policies", &thousand.0),
     ];
     println!(
@@ -433,14 +449,5 @@ fn main() {
         }
         let _ = std::io::stdout().flush();
     }
-    let fresh = ServerProcess::agent(&runtime, "agent", &one.0);
-    let before = fresh.resident_megabytes();
-    send_checks(&runtime, &fresh, LIVE_KEYS, LIVE_KEYS, 64);
-    println!(
-        "\n{LIVE_KEYS} live keys: {} resident, {} before",
-        or_na(fresh.resident_megabytes(), " MB"),
-        or_na(before, " MB")
-    );
-    drop(fresh);
     assert!(hostile_callers(&runtime), "an attack exceeded the budget");
 }

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep};
@@ -153,15 +154,44 @@ impl AsRef<[u8]> for ChargedFrame {
     }
 }
 
+/// The message of a unary response, which is its only frame with bytes and so the only one that is
+/// charged.
+struct ChargedMessage {
+    bytes: Vec<u8>,
+    _charge: ResponseCharge,
+}
+
+impl AsRef<[u8]> for ChargedMessage {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 pin_project! {
     #[project = KindProjection]
     enum Kind {
+        // A unary gRPC response, whose status comes last.
+        Message { message: Option<ChargedMessage>, ended: bool },
         Grpc { #[pin] body: tonic::body::Body },
         Json { #[pin] body: axum::body::Body },
     }
 }
 
 impl AgentBody {
+    /// Creates the body of a unary response from its framed message, and starts the time for
+    /// reading it.
+    pub(super) fn message(framed: Vec<u8>, charge: Charge) -> Self {
+        let unread = Some(charge.count_unread());
+        let message = ChargedMessage {
+            bytes: framed,
+            _charge: ResponseCharge { charge, unread },
+        };
+        Self::new(Kind::Message {
+            message: Some(message),
+            ended: false,
+        })
+    }
+
     pub(super) fn grpc(body: tonic::body::Body) -> Self {
         Self::new(Kind::Grpc { body })
     }
@@ -205,6 +235,14 @@ impl Body for AgentBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
         let frame = match this.kind.as_mut().project() {
+            KindProjection::Message { message, ended } => match message.take() {
+                Some(message) => Some(Ok(Frame::data(Bytes::from_owner(message)))),
+                None if *ended => None,
+                None => {
+                    *ended = true;
+                    Some(Ok(Frame::trailers(ok_status())))
+                }
+            },
             KindProjection::Grpc { body } => {
                 ready!(body.poll_frame(cx)).map(|frame| frame.map_err(BoxError::from))
             }
@@ -232,15 +270,25 @@ impl Body for AgentBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
+            // An exact size would make a `content-length`, which gRPC does not have.
+            Kind::Message { .. } => SizeHint::new(),
             Kind::Grpc { body } => body.size_hint(),
             Kind::Json { body } => body.size_hint(),
         }
     }
 }
 
+/// Returns the trailers of a response that is not an error.
+fn ok_status() -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(1);
+    trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
+    trailers
+}
+
 impl Kind {
     fn is_end_stream(&self) -> bool {
         match self {
+            Self::Message { ended, .. } => *ended,
             Self::Grpc { body } => body.is_end_stream(),
             Self::Json { body } => body.is_end_stream(),
         }

@@ -2,124 +2,117 @@
 
 use std::time::{Duration, SystemTime};
 
-use tonic::{Request, Response, Status};
+use tonic::Status;
 
+use super::call::{Call, CallResponse};
 use super::delivery::SlotGrant;
-use super::memory_budget::Charge;
 use super::{Agent, convert};
 use aperture_core::FlowParams;
 use aperture_engine::engine::{CacheEntry, CheckInput, SlotRef};
-use tower_aperture::pb::check::flow_control_service_server::FlowControlService;
 use tower_aperture::pb::check::{
     CacheDeleteRequest, CacheDeleteResponse, CacheEntry as CacheEntryPb, CacheLookupRequest,
     CacheLookupResponse, CacheUpsertRequest, CacheUpsertResponse, CheckRequest, CheckResponse,
     FlowEndRequest, FlowEndResponse, InflightRequestRef, TokenReturnStatus,
 };
 
-/// Handles the methods of `FlowControlService`.
-pub(super) struct CheckService(pub(super) Agent);
+pub(super) async fn check(
+    agent: Agent,
+    call: Call<CheckRequest>,
+) -> Result<CallResponse<CheckResponse>, Status> {
+    let began = SystemTime::now();
+    let timeout = convert::grpc_timeout(&call.headers)?;
+    let charge = call.charge;
+    let pending = {
+        let request = call.message;
+        let mut params = FlowParams::new().ramp_mode(request.ramp_mode);
+        params.labels = convert::labels(&request.labels, agent.inner.limits.labels)?;
+        if let Some(lookup) = &request.cache_lookup_request {
+            let keys = lookup.global_cache_keys.iter();
+            params.global_cache_keys = keys.map(|key| key.as_str().into()).collect();
+            params.result_cache_key = Some(lookup.result_cache_key.as_str().into());
+        }
+        let input = CheckInput::new(&request.control_point, &params)
+            .cache_lookup(request.cache_lookup_request.is_some())
+            .expect_end(request.expect_end)
+            .deadline(timeout);
+        agent.inner.engine.start(&input)
+    };
+    let (report, ticket) = agent.await_decision(pending, &charge).await;
+    agent.inner.metrics.decided(&report);
+    let grant = SlotGrant::new(&report, ticket);
+    let mut message = CheckResponse::from(report);
+    (message.start, message.end) = convert::decision_timestamps(began);
+    Ok(CallResponse { message, grant })
+}
 
-#[tonic::async_trait]
-impl FlowControlService for CheckService {
-    async fn check(
-        &self,
-        request: Request<CheckRequest>,
-    ) -> Result<Response<CheckResponse>, Status> {
-        let began = SystemTime::now();
-        let timeout = convert::grpc_timeout(request.metadata().as_ref())?;
-        let charge = Charge::of(request.extensions());
-        let Self(agent) = self;
-        let pending = {
-            let request = request.into_inner();
-            let mut params = FlowParams::new().ramp_mode(request.ramp_mode);
-            params.labels = convert::labels(&request.labels, agent.inner.limits.labels)?;
-            if let Some(lookup) = &request.cache_lookup_request {
-                let keys = lookup.global_cache_keys.iter();
-                params.global_cache_keys = keys.map(|key| key.as_str().into()).collect();
-                params.result_cache_key = Some(lookup.result_cache_key.as_str().into());
-            }
-            let input = CheckInput::new(&request.control_point, &params)
-                .cache_lookup(request.cache_lookup_request.is_some())
-                .expect_end(request.expect_end)
-                .deadline(timeout);
-            agent.inner.engine.start(&input)
-        };
-        let (report, ticket) = agent.await_decision(pending, charge.as_ref()).await;
-        agent.inner.metrics.decided(&report);
-        let grant = SlotGrant::new(&report, ticket);
-        let mut response = CheckResponse::from(report);
-        (response.start, response.end) = convert::decision_timestamps(began);
-        Ok(grant.into_response(response))
-    }
+pub(super) async fn cache_lookup(
+    agent: Agent,
+    call: Call<CacheLookupRequest>,
+) -> Result<CallResponse<CacheLookupResponse>, Status> {
+    let request = &call.message;
+    let lookup = agent.inner.engine.start_cache_lookup(
+        &request.control_point,
+        &request.result_cache_key,
+        request.global_cache_keys.iter().map(String::as_str),
+    );
+    let found = lookup.await;
+    agent.inner.metrics.caches.looked_up(&found);
+    Ok(CacheLookupResponse::from(found).into())
+}
 
-    async fn cache_lookup(
-        &self,
-        request: Request<CacheLookupRequest>,
-    ) -> Result<Response<CacheLookupResponse>, Status> {
-        let request = request.get_ref();
-        let lookup = self.0.inner.engine.start_cache_lookup(
-            &request.control_point,
-            &request.result_cache_key,
-            request.global_cache_keys.iter().map(String::as_str),
-        );
-        let found = lookup.await;
-        self.0.inner.metrics.caches.looked_up(&found);
-        Ok(Response::new(found.into()))
-    }
+pub(super) async fn cache_upsert(
+    agent: Agent,
+    call: Call<CacheUpsertRequest>,
+) -> Result<CallResponse<CacheUpsertResponse>, Status> {
+    let request = &call.message;
+    let result = request.result_cache_entry.as_ref();
+    let global = request.global_cache_entries.iter();
+    let change = agent.inner.engine.start_cache_upsert(
+        &request.control_point,
+        result.map(|entry| cache_entry(&entry.key, entry)),
+        global.map(|(key, entry)| cache_entry(key, entry)),
+    );
+    let changed = change.await;
+    agent.inner.metrics.caches.changed("upsert", &changed);
+    Ok(CacheUpsertResponse::from(changed).into())
+}
 
-    async fn cache_upsert(
-        &self,
-        request: Request<CacheUpsertRequest>,
-    ) -> Result<Response<CacheUpsertResponse>, Status> {
-        let request = request.get_ref();
-        let result = request.result_cache_entry.as_ref();
-        let global = request.global_cache_entries.iter();
-        let change = self.0.inner.engine.start_cache_upsert(
-            &request.control_point,
-            result.map(|entry| cache_entry(&entry.key, entry)),
-            global.map(|(key, entry)| cache_entry(key, entry)),
-        );
-        let changed = change.await;
-        self.0.inner.metrics.caches.changed("upsert", &changed);
-        Ok(Response::new(changed.into()))
-    }
+pub(super) async fn cache_delete(
+    agent: Agent,
+    call: Call<CacheDeleteRequest>,
+) -> Result<CallResponse<CacheDeleteResponse>, Status> {
+    let request = &call.message;
+    let change = agent.inner.engine.start_cache_delete(
+        &request.control_point,
+        &request.result_cache_key,
+        request.global_cache_keys.iter().map(String::as_str),
+    );
+    let changed = change.await;
+    agent.inner.metrics.caches.changed("delete", &changed);
+    Ok(CacheDeleteResponse::from(changed).into())
+}
 
-    async fn cache_delete(
-        &self,
-        request: Request<CacheDeleteRequest>,
-    ) -> Result<Response<CacheDeleteResponse>, Status> {
-        let request = request.get_ref();
-        let change = self.0.inner.engine.start_cache_delete(
-            &request.control_point,
-            &request.result_cache_key,
-            request.global_cache_keys.iter().map(String::as_str),
-        );
-        let changed = change.await;
-        self.0.inner.metrics.caches.changed("delete", &changed);
-        Ok(Response::new(changed.into()))
+pub(super) async fn flow_end(
+    agent: Agent,
+    call: Call<FlowEndRequest>,
+) -> Result<CallResponse<FlowEndResponse>, Status> {
+    let timeout = convert::grpc_timeout(&call.headers)?;
+    let request = call.message;
+    agent.inner.metrics.ended(&request.control_point);
+    let slots = request.inflight_requests;
+    let refs: Vec<SlotRef> = slots.iter().map(slot_ref).collect();
+    let returns = agent.inner.engine.start_flow_end(&refs, timeout).await;
+    let statuses = slots.into_iter().zip(returns);
+    let statuses = statuses.map(|(slot, status)| TokenReturnStatus {
+        inflight_request_ref: Some(slot),
+        returned: status.returned,
+        error: status.error.unwrap_or_default().to_owned(),
+    });
+    let token_return_statuses = statuses.collect();
+    Ok(FlowEndResponse {
+        token_return_statuses,
     }
-
-    async fn flow_end(
-        &self,
-        request: Request<FlowEndRequest>,
-    ) -> Result<Response<FlowEndResponse>, Status> {
-        let timeout = convert::grpc_timeout(request.metadata().as_ref())?;
-        let request = request.into_inner();
-        self.0.inner.metrics.ended(&request.control_point);
-        let slots = request.inflight_requests;
-        let refs: Vec<SlotRef> = slots.iter().map(slot_ref).collect();
-        let returns = self.0.inner.engine.start_flow_end(&refs, timeout).await;
-        let statuses = slots.into_iter().zip(returns);
-        Ok(Response::new(FlowEndResponse {
-            token_return_statuses: statuses
-                .map(|(slot, status)| TokenReturnStatus {
-                    inflight_request_ref: Some(slot),
-                    returned: status.returned,
-                    error: status.error.unwrap_or_default().to_owned(),
-                })
-                .collect(),
-        }))
-    }
+    .into())
 }
 
 /// Returns the reference to a slot in the engine's form.

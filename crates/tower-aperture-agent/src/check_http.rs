@@ -7,16 +7,15 @@ use base64::prelude::BASE64_STANDARD;
 use prost::Message;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Status};
 
+use super::call::{Call, CallResponse};
 use super::delivery::SlotGrant;
-use super::memory_budget::Charge;
 use super::{Agent, convert};
 use aperture_engine::engine::{HttpAnswer, HttpInput, HttpReport, HttpRequest, SocketAddress};
 use tower_aperture::pb;
 use tower_aperture::pb::check::CheckResponse;
 use tower_aperture::pb::checkhttp::check_http_response::HttpResponse;
-use tower_aperture::pb::checkhttp::flow_control_service_http_server::FlowControlServiceHttp;
 use tower_aperture::pb::checkhttp::{
     CheckHttpRequest, CheckHttpResponse, DeniedHttpResponse, OkHttpResponse,
     SocketAddress as SocketAddressPb,
@@ -25,62 +24,56 @@ use tower_aperture::pb::checkhttp::{
 /// The key in the dynamic metadata under which proxies find the check response.
 const METADATA_KEY: &str = "aperture.check_response";
 
-/// Handles the methods of `FlowControlServiceHTTP`.
-pub(super) struct CheckHttpService(pub(super) Agent);
-
-#[tonic::async_trait]
-impl FlowControlServiceHttp for CheckHttpService {
-    async fn check_http(
-        &self,
-        request: Request<CheckHttpRequest>,
-    ) -> Result<Response<CheckHttpResponse>, Status> {
-        let began = SystemTime::now();
-        let timeout = convert::grpc_timeout(request.metadata().as_ref())?;
-        let charge = Charge::of(request.extensions());
-        let Self(agent) = self;
-        let pending = {
-            let message = request.into_inner();
-            let headers: Vec<(&str, &str)> = match &message.request {
-                Some(http) => {
-                    convert::check_labels(&http.headers, agent.inner.limits.labels)?;
-                    let headers = http.headers.iter();
-                    headers
-                        .map(|(name, value)| (name.as_str(), value.as_str()))
-                        .collect()
-                }
-                None => Vec::new(),
-            };
-            let mut input = HttpInput::new(&message.control_point)
-                .ramp_mode(message.ramp_mode)
-                .expect_end(message.expect_end)
-                .deadline(timeout);
-            if let Some(source) = &message.source {
-                input = input.source(address(source));
+pub(super) async fn check_http(
+    agent: Agent,
+    call: Call<CheckHttpRequest>,
+) -> Result<CallResponse<CheckHttpResponse>, Status> {
+    let began = SystemTime::now();
+    let timeout = convert::grpc_timeout(&call.headers)?;
+    let charge = call.charge;
+    let pending = {
+        let message = call.message;
+        let headers: Vec<(&str, &str)> = match &message.request {
+            Some(http) => {
+                convert::check_labels(&http.headers, agent.inner.limits.labels)?;
+                let headers = http.headers.iter();
+                headers
+                    .map(|(name, value)| (name.as_str(), value.as_str()))
+                    .collect()
             }
-            if let Some(destination) = &message.destination {
-                input = input.destination(address(destination));
-            }
-            if let Some(http) = &message.request {
-                input = input.request(HttpRequest {
-                    method: &http.method,
-                    path: &http.path,
-                    host: &http.host,
-                    scheme: &http.scheme,
-                    protocol: &http.protocol,
-                    size: http.size,
-                    body: &http.body,
-                    headers: &headers,
-                });
-            }
-            let pending = agent.inner.engine.start_http(&input);
-            pending
-                .map_err(|error| Status::new(Code::from(error.grpc_code()), error.to_string()))?
+            None => Vec::new(),
         };
-        let (report, ticket) = agent.await_decision(pending, charge.as_ref()).await;
-        agent.inner.metrics.decided(&report.check);
-        let grant = SlotGrant::new(&report.check, ticket);
-        Ok(grant.into_response(response(report, began)))
-    }
+        let mut input = HttpInput::new(&message.control_point)
+            .ramp_mode(message.ramp_mode)
+            .expect_end(message.expect_end)
+            .deadline(timeout);
+        if let Some(source) = &message.source {
+            input = input.source(address(source));
+        }
+        if let Some(destination) = &message.destination {
+            input = input.destination(address(destination));
+        }
+        if let Some(http) = &message.request {
+            input = input.request(HttpRequest {
+                method: &http.method,
+                path: &http.path,
+                host: &http.host,
+                scheme: &http.scheme,
+                protocol: &http.protocol,
+                size: http.size,
+                body: &http.body,
+                headers: &headers,
+            });
+        }
+        let pending = agent.inner.engine.start_http(&input);
+        pending.map_err(|error| Status::new(Code::from(error.grpc_code()), error.to_string()))?
+    };
+    let (report, ticket) = agent.await_decision(pending, &charge).await;
+    agent.inner.metrics.decided(&report.check);
+    Ok(CallResponse {
+        grant: SlotGrant::new(&report.check, ticket),
+        message: response(report, began),
+    })
 }
 
 fn address(address: &SocketAddressPb) -> SocketAddress<'_> {

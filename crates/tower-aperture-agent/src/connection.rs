@@ -5,13 +5,14 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::call_executor::CallExecutor;
 use super::limits::{HTTP1_BUFFER_BYTES, MAX_HEADER_BYTES, RESETS_PER_STREAM};
 use super::memory_budget::CloseReason;
 use super::metrics::ProcessSeries;
@@ -74,7 +75,8 @@ impl AgentConnection {
         let limits = agent.inner.limits;
         let account = Arc::clone(self.service.account());
         let streams = limits.streams as usize;
-        let mut server = auto::Builder::new(TokioExecutor::new());
+        let executor = CallExecutor::default();
+        let mut server = auto::Builder::new(executor.clone());
         server
             .http1()
             .timer(TokioTimer::new())
@@ -98,7 +100,7 @@ impl AgentConnection {
             let shutdown = pin!(agent.inner.drain.begun());
             let close = account.wait_for_close(limits.idle, limits.answer);
             tokio::select! {
-                result = &mut connection => return log_result(result),
+                result = executor.drive(connection.as_mut()) => return log_result(result),
                 () = shutdown => {}
                 reason = close => match reason {
                     CloseReason::Idle => {
@@ -111,10 +113,10 @@ impl AgentConnection {
             }
         }
         connection.as_mut().graceful_shutdown();
-        let mut result = timeout(grace, &mut connection).await;
+        let mut result = timeout(grace, executor.drive(connection.as_mut())).await;
         if result.is_err() && account.calls() > 0 && grace < SHUTDOWN_GRACE {
             // A call arrived in the meantime.
-            result = timeout(SHUTDOWN_GRACE - grace, connection).await;
+            result = timeout(SHUTDOWN_GRACE - grace, executor.drive(connection)).await;
         }
         match result {
             Ok(result) => log_result(result),

@@ -3,19 +3,14 @@
 //! Slots belong to the caller once the response that grants them was sent. A caller that has
 //! disconnected by then never ends its flow, so its slots would be held until they expire.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
 use prometheus_client::metrics::counter::Counter;
-use tonic::Response;
 
 use aperture_engine::engine::{CheckReport, EngineTicket};
 
-/// The ticket of a flow that was granted slots, until the response has been sent.
+/// The ticket of a flow that was granted slots, until the response has been sent. Dropping it
+/// returns the slots.
+#[derive(Debug)]
 pub(super) struct SlotGrant(Option<EngineTicket>);
-
-/// Carries the ticket from the handler to the body of the response, as an extension.
-#[derive(Clone)]
-struct TicketExtension(Arc<Mutex<Option<EngineTicket>>>);
 
 impl SlotGrant {
     /// Keeps the ticket only if the flow was granted slots; most flows have none to return.
@@ -28,22 +23,22 @@ impl SlotGrant {
         Self(None)
     }
 
-    /// Returns the response with the ticket in its extensions.
-    pub(super) fn into_response<T>(self, message: T) -> Response<T> {
-        let mut response = Response::new(message);
-        if let Some(ticket) = self.0 {
-            let extension = TicketExtension(Arc::new(Mutex::new(Some(ticket))));
-            response.extensions_mut().insert(extension);
-        }
-        response
+    /// The grant of a response that grants no slots.
+    pub(super) const fn none() -> Self {
+        Self(None)
     }
-}
 
-/// Takes the ticket that the handler attached to the response.
-pub(super) fn take_ticket<B>(response: &mut http::Response<B>) -> Option<EngineTicket> {
-    let extension = response.extensions_mut().remove::<TicketExtension>()?;
-    let mut ticket = extension.0.lock().unwrap_or_else(PoisonError::into_inner);
-    ticket.take()
+    pub(super) const fn has_slots(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Returns the guard of the response that grants the slots, if there are any.
+    pub(super) fn into_delivery(self, undelivered: &Counter) -> Option<DeliveryGuard> {
+        self.0.map(|ticket| DeliveryGuard {
+            ticket: Some(ticket),
+            undelivered: undelivered.clone(),
+        })
+    }
 }
 
 /// Leaves slots to the caller once the response body was read to its end, and counts grants that
@@ -54,13 +49,6 @@ pub(super) struct DeliveryGuard {
 }
 
 impl DeliveryGuard {
-    pub(super) fn new(ticket: EngineTicket, undelivered: &Counter) -> Self {
-        Self {
-            ticket: Some(ticket),
-            undelivered: undelivered.clone(),
-        }
-    }
-
     /// Records that the caller received the response.
     pub(super) fn complete(mut self) {
         if let Some(ticket) = self.ticket.take() {

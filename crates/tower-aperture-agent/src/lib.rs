@@ -69,6 +69,12 @@
 //!   same.
 //! - Latency summaries are histograms with one bucket.
 //!
+//! # Threads
+//!
+//! Calls run in the task of their connection until they have to wait, so the calls of one connection
+//! use one processor at a time. More connections use more processors, up to the threads of the
+//! runtime.
+//!
 //! # Metrics
 //!
 //! `/metrics` has an Agent's series, with its names and labels, and series of this crate, whose
@@ -178,6 +184,8 @@ mod agent;
 mod auth;
 mod body;
 mod builder;
+mod call;
+mod call_executor;
 mod check;
 mod check_http;
 mod connection;
@@ -186,6 +194,7 @@ mod delivery;
 mod drain;
 mod elements;
 mod ended_flow;
+mod grpc;
 mod health;
 mod json;
 mod limits;
@@ -199,7 +208,6 @@ mod service;
 mod status;
 mod tls;
 mod trace;
-mod unary;
 mod waiting;
 
 pub use self::agent::Agent;

@@ -238,9 +238,14 @@ impl Charge {
         }))
     }
 
-    /// Returns the charge of the call with these extensions.
-    pub(super) fn of(extensions: &http::Extensions) -> Option<Self> {
-        extensions.get::<Self>().cloned()
+    /// Returns the charge in the extensions of a call.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the service has not set it.
+    pub(super) fn of(extensions: &http::Extensions) -> Self {
+        let charge = extensions.get::<Self>();
+        charge.expect("the service charges each call").clone()
     }
 
     pub(super) fn account(&self) -> &ConnectionAccount {

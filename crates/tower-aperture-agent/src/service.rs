@@ -8,21 +8,19 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode, header};
 use http_body::Body;
+use tonic::Status;
 use tonic::server::NamedService;
-use tonic::{Code, Status};
 use tonic_health::pb::health_server::HealthServer;
 use tower_service::Service;
 
 use super::body::{AgentBody, BoxError, RequestBody};
-use super::delivery::{self, DeliveryGuard};
 use super::health::AgentHealth;
 use super::memory_budget::{Charge, ConnectionAccount, MemoryKind};
 use super::metrics::HandlerLabels;
-use super::{Agent, json, unary};
+use super::{Agent, grpc, json};
 
-const GRPC_STATUS: &str = "grpc-status";
 /// The only method with a streaming response. A connection with no other call is idle.
 const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
 /// HTTP paths that need no API key.
@@ -142,11 +140,9 @@ impl AgentService {
         if let Err(status) = charge.take(MemoryKind::Incoming, head_bytes) {
             return Kind::refused(&status, is_grpc);
         }
-        let mut request = request.map(|body| RequestBody::new(body, charge));
-        request.extensions_mut().insert(charge.clone());
-        let path = request.uri().path();
         if is_method_of(&self.health, path) {
-            return Kind::Grpc(self.health.call(request));
+            let request = request.map(|body| RequestBody::new(body, charge));
+            return Kind::Health(self.health.call(request));
         }
         if !PUBLIC_PATHS.contains(&path)
             && let Err(reason) = inner.keys.authenticate(request.headers())
@@ -159,7 +155,8 @@ impl AgentService {
             }
             return Kind::refused(&Status::unauthenticated(reason), is_grpc);
         }
-        if let Some(handler) = unary::find_handler(path) {
+        if let Some(handler) = grpc::find_handler(path) {
+            let request = request.map(|body| RequestBody::new(body, charge));
             return Kind::Grpc(handler(&self.agent, charge, request));
         }
         if is_grpc {
@@ -168,6 +165,8 @@ impl AgentService {
                 true,
             );
         }
+        let mut request = request.map(|body| RequestBody::new(body, charge));
+        request.extensions_mut().insert(charge.clone());
         let response = self.json.call(request.map(axum::body::Body::new));
         Kind::Json(Box::pin(response))
     }
@@ -188,7 +187,8 @@ pub struct ResponseFuture {
 }
 
 enum Kind {
-    Grpc(BoxedResponse<tonic::body::Body>),
+    Grpc(grpc::GrpcFuture),
+    Health(BoxedResponse<tonic::body::Body>),
     Json(BoxedResponse<axum::body::Body>),
     Refused(Option<Box<Response<AgentBody>>>),
 }
@@ -196,7 +196,7 @@ enum Kind {
 impl Kind {
     fn refused(status: &Status, is_grpc: bool) -> Self {
         let response = if is_grpc {
-            grpc(status.clone().into_http()).map(AgentBody::grpc)
+            grpc::error_response(status)
         } else {
             json::error_response(status).map(AgentBody::json)
         };
@@ -217,21 +217,21 @@ impl Future for ResponseFuture {
             charge,
             streaming,
         } = &mut *self;
-        let undelivered = &agent.inner.metrics.process.undelivered;
-        let delivery = |ticket| DeliveryGuard::new(ticket, undelivered);
         let response = match kind {
-            Kind::Grpc(future) => {
-                let Ok(mut response) = ready!(future.as_mut().poll(cx));
-                let ticket = delivery::take_ticket(&mut response);
-                grpc(response).map(|body| AgentBody::grpc(body).with_delivery(ticket.map(delivery)))
+            // It charges its response itself.
+            Kind::Grpc(future) => return future.as_mut().poll(cx).map(Ok),
+            Kind::Health(future) => {
+                let Ok(response) = ready!(future.as_mut().poll(cx));
+                response.map(AgentBody::grpc)
             }
             Kind::Json(future) => {
                 let Ok(mut response) = ready!(future.as_mut().poll(cx));
-                let ticket = delivery::take_ticket(&mut response).map(delivery);
+                let undelivered = &agent.inner.metrics.process.undelivered;
+                let delivery = json::take_grant(&mut response).into_delivery(undelivered);
                 let size = response.body().size_hint().lower();
                 let bytes = usize::try_from(size).unwrap_or(usize::MAX);
                 match charge.set(MemoryKind::Responses, bytes) {
-                    Ok(()) => response.map(|body| AgentBody::json(body).with_delivery(ticket)),
+                    Ok(()) => response.map(|body| AgentBody::json(body).with_delivery(delivery)),
                     // The response is dropped, which returns the slots that it granted.
                     Err(status) => json::error_response(&status).map(AgentBody::json),
                 }
@@ -240,17 +240,6 @@ impl Future for ResponseFuture {
         };
         Poll::Ready(Ok(response.map(|body| body.with_charge(charge, *streaming))))
     }
-}
-
-/// Replaces `OUT_OF_RANGE`, which tonic reports for a message that is too large, by the Agent's
-/// `RESOURCE_EXHAUSTED`. Nothing else here reports `OUT_OF_RANGE`.
-fn grpc(mut response: Response<tonic::body::Body>) -> Response<tonic::body::Body> {
-    if let Some(status) = response.headers_mut().get_mut(GRPC_STATUS)
-        && Code::from_bytes(status.as_bytes()) == Code::OutOfRange
-    {
-        *status = HeaderValue::from(Code::ResourceExhausted as i32);
-    }
-    response
 }
 
 impl fmt::Debug for ResponseFuture {

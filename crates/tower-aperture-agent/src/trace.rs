@@ -3,15 +3,15 @@
 //! Only the attributes of a span count. A span that is not about a flow is counted and dropped; a
 //! span with invalid parts is used as far as possible. An export never fails because of a span.
 
-use tonic::{Request, Response, Status};
+use tonic::Status;
 
 use super::Agent;
+use super::call::{Call, CallResponse};
 use super::ended_flow::{EndedFlow, workload_of};
 use aperture_engine::engine::SlotRef;
 use tower_aperture::pb::check::limiter_decision::Details;
 use tower_aperture::pb::check::{CheckResponse, LimiterDecision};
 use tower_aperture::pb::trace::Span;
-use tower_aperture::pb::trace_collector::trace_service_server::TraceService;
 use tower_aperture::pb::trace_collector::{
     ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
@@ -19,29 +19,22 @@ use tower_aperture::pb::trace_collector::{
 /// Spans processed before the task yields.
 const BATCH_SIZE: usize = 64;
 
-/// Handles the methods of OTLP's `TraceService`.
-pub(super) struct SpanReceiver(pub(super) Agent);
-
-#[tonic::async_trait]
-impl TraceService for SpanReceiver {
-    async fn export(
-        &self,
-        request: Request<ExportTraceServiceRequest>,
-    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let resources = request.into_inner().resource_spans.into_iter();
-        let scopes = resources.flat_map(|resource| resource.scope_spans);
-        self.0.inner.engine.catch_up();
-        for (at, span) in scopes.flat_map(|scope| scope.spans).enumerate() {
-            self.0.record_span(&span);
-            // An export may be large, and waiting flows need this thread.
-            if at % BATCH_SIZE == BATCH_SIZE - 1 {
-                tokio::task::yield_now().await;
-            }
+pub(super) async fn export(
+    agent: Agent,
+    call: Call<ExportTraceServiceRequest>,
+) -> Result<CallResponse<ExportTraceServiceResponse>, Status> {
+    let resources = call.message.resource_spans.into_iter();
+    let scopes = resources.flat_map(|resource| resource.scope_spans);
+    agent.inner.engine.catch_up();
+    for (at, span) in scopes.flat_map(|scope| scope.spans).enumerate() {
+        agent.record_span(&span);
+        // An export may be large, and waiting flows need this thread.
+        if at % BATCH_SIZE == BATCH_SIZE - 1 {
+            tokio::task::yield_now().await;
         }
-        Ok(Response::new(ExportTraceServiceResponse {
-            partial_success: Some(ExportTracePartialSuccess::default()),
-        }))
     }
+    let partial_success = Some(ExportTracePartialSuccess::default());
+    Ok(ExportTraceServiceResponse { partial_success }.into())
 }
 
 impl Agent {

@@ -14,7 +14,7 @@ use aperture_engine::engine::{PendingHttpReport, PendingReport};
 /// Counts a flow as waiting, until it is dropped.
 struct WaitingFlow<'a> {
     process: &'a ProcessSeries,
-    charge: Option<&'a Charge>,
+    charge: &'a Charge,
 }
 
 impl<'a> WaitingFlow<'a> {
@@ -23,23 +23,21 @@ impl<'a> WaitingFlow<'a> {
     fn admit(
         process: &'a ProcessSeries,
         limit: usize,
-        charge: Option<&'a Charge>,
+        charge: &'a Charge,
         bytes: usize,
     ) -> Option<Self> {
         let before = usize::try_from(process.waiting.inc()).unwrap_or_default();
-        let own = charge.map_or(0, |charge| charge.account().waiting.fetch_add(1, Relaxed));
+        let own = charge.account().waiting.fetch_add(1, Relaxed);
         let flow = Self { process, charge };
         if own >= limit.saturating_sub(before) {
             return None;
         }
-        if let Some(charge) = charge {
-            // The decoded message has been dropped by now.
-            charge.release(MemoryKind::Incoming);
-            charge.release(MemoryKind::Decoded);
-            charge
-                .take(MemoryKind::Waiting, bytes + WAITING_FLOW_BYTES)
-                .ok()?;
-        }
+        // The decoded message has been dropped by now.
+        charge.release(MemoryKind::Incoming);
+        charge.release(MemoryKind::Decoded);
+        charge
+            .take(MemoryKind::Waiting, bytes + WAITING_FLOW_BYTES)
+            .ok()?;
         Some(flow)
     }
 }
@@ -47,10 +45,8 @@ impl<'a> WaitingFlow<'a> {
 impl Drop for WaitingFlow<'_> {
     fn drop(&mut self) {
         self.process.waiting.dec();
-        if let Some(charge) = self.charge {
-            charge.account().waiting.fetch_sub(1, Relaxed);
-            charge.release(MemoryKind::Waiting);
-        }
+        self.charge.account().waiting.fetch_sub(1, Relaxed);
+        self.charge.release(MemoryKind::Waiting);
     }
 }
 
@@ -89,7 +85,7 @@ impl Agent {
     pub(super) async fn await_decision<S: PendingDecision>(
         &self,
         mut pending: S,
-        charge: Option<&Charge>,
+        charge: &Charge,
     ) -> S::Output {
         let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut pending).poll(cx))).await;
         if let Poll::Ready(decision) = first {

@@ -1,5 +1,6 @@
 //! The HTTP routes that are not gRPC: calls as JSON, status, health and metrics.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use axum::Router;
@@ -7,25 +8,17 @@ use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request as HttpRequest, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response as HttpResponse};
-use axum::routing::{get, post, put};
+use axum::routing::{MethodRouter, get, post, put};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use tonic::metadata::MetadataMap;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Status};
 
 use super::proto::{self, NamedMessage};
-use crate::check::CheckService;
-use crate::check_http::CheckHttpService;
+use crate::call::{Call, CallResponse};
+use crate::delivery::SlotGrant;
 use crate::limits::{JSON_ELEMENT_BYTES, MAX_JSON_ELEMENTS};
 use crate::memory_budget::{Charge, MemoryKind};
 use crate::metrics::HandlerLabels;
-use crate::{Agent, elements, status};
-use tower_aperture::pb::check::flow_control_service_server::FlowControlService;
-use tower_aperture::pb::check::{
-    CacheDeleteRequest, CacheLookupRequest, CacheUpsertRequest, CheckRequest, FlowEndRequest,
-};
-use tower_aperture::pb::checkhttp::CheckHttpRequest;
-use tower_aperture::pb::checkhttp::flow_control_service_http_server::FlowControlServiceHttp;
-
+use crate::{Agent, check, check_http, elements, status};
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// The router of all HTTP routes that are not gRPC.
@@ -63,12 +56,12 @@ async fn count_request(
 /// Returns the router with all routes.
 pub(crate) fn router(agent: &Agent) -> JsonRouter {
     Router::new()
-        .route("/v1/flowcontrol/checkhttp", post(check_http))
-        .route("/v1/flowcontrol/check", post(check))
-        .route("/v1/flowcontrol/flowend", post(flow_end))
-        .route("/v1/flowcontrol/cachelookup", post(cache_lookup))
-        .route("/v1/flowcontrol/cacheupsert", post(cache_upsert))
-        .route("/v1/flowcontrol/cachedelete", post(cache_delete))
+        .route("/v1/flowcontrol/checkhttp", call(check_http::check_http))
+        .route("/v1/flowcontrol/check", call(check::check))
+        .route("/v1/flowcontrol/flowend", call(check::flow_end))
+        .route("/v1/flowcontrol/cachelookup", call(check::cache_lookup))
+        .route("/v1/flowcontrol/cacheupsert", call(check::cache_upsert))
+        .route("/v1/flowcontrol/cachedelete", call(check::cache_delete))
         .route(
             "/v1/policies/{policy}/dynamic-config",
             put(set_dynamic_config),
@@ -88,10 +81,7 @@ pub(crate) fn router(agent: &Agent) -> JsonRouter {
         .with_state(agent.clone())
 }
 
-/// Extracts the message, headers and charge of a call.
-struct JsonCall<M>(Request<M>);
-
-impl<M: NamedMessage, S: Send + Sync> FromRequest<S> for JsonCall<M> {
+impl<M: NamedMessage, S: Send + Sync> FromRequest<S> for Call<M> {
     type Rejection = HttpResponse;
 
     async fn from_request(request: HttpRequest, state: &S) -> Result<Self, HttpResponse> {
@@ -108,42 +98,52 @@ impl<M: NamedMessage, S: Send + Sync> FromRequest<S> for JsonCall<M> {
         let elements = elements::count_json(&body);
         elements::check_count(elements, MAX_JSON_ELEMENTS)
             .map_err(|status| error_response(&status))?;
-        let mut extensions = http::Extensions::new();
-        if let Some(charge) = charge {
-            let bytes = body.len() + elements * JSON_ELEMENT_BYTES;
-            let taken = charge.take(MemoryKind::Decoded, bytes);
-            taken.map_err(|status| error_response(&status))?;
-            extensions.insert(charge);
-        }
+        let bytes = body.len() + elements * JSON_ELEMENT_BYTES;
+        let taken = charge.take(MemoryKind::Decoded, bytes);
+        taken.map_err(|status| error_response(&status))?;
         let message = proto::decode(&body)
             .map_err(|error| error_response(&Status::invalid_argument(error.to_string())))?;
-        let metadata = MetadataMap::from_headers(headers);
-        Ok(Self(Request::from_parts(metadata, extensions, message)))
+        Ok(Self {
+            headers,
+            message,
+            charge,
+        })
     }
+}
+
+/// Carries the slots that a response grants through the router, as an extension.
+#[derive(Clone)]
+struct GrantExtension(Arc<Mutex<SlotGrant>>);
+
+/// Takes the slots that a response of the router grants.
+pub(crate) fn take_grant<B>(response: &mut http::Response<B>) -> SlotGrant {
+    let extension = response.extensions_mut().remove::<GrantExtension>();
+    extension.map_or(SlotGrant::none(), |GrantExtension(grant)| {
+        let mut grant = grant.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *grant, SlotGrant::none())
+    })
 }
 
 /// Charges a response, then encodes it.
 fn encode_response<M: NamedMessage>(
-    charge: Option<&Charge>,
-    result: Result<Response<M>, Status>,
+    charge: &Charge,
+    result: Result<CallResponse<M>, Status>,
 ) -> HttpResponse {
-    let response = match result {
-        Ok(response) => response,
-        Err(status) => return error_response(&status),
-    };
-    let (_, message, extensions) = response.into_parts();
-    if let Some(charge) = charge
-        && let Err(status) = charge.set(MemoryKind::Responses, message.encoded_len())
-    {
-        return error_response(&status);
-    }
-    match proto::encode(&message) {
-        Ok(text) => {
+    let encoded = result.and_then(|CallResponse { message, grant }| {
+        charge.set(MemoryKind::Responses, message.encoded_len())?;
+        let text = proto::encode(&message).map_err(Status::internal)?;
+        Ok((text, grant))
+    });
+    match encoded {
+        Ok((text, grant)) => {
             let mut response = ([(header::CONTENT_TYPE, JSON)], text).into_response();
-            response.extensions_mut().extend(extensions);
+            if grant.has_slots() {
+                let grant = GrantExtension(Arc::new(Mutex::new(grant)));
+                response.extensions_mut().insert(grant);
+            }
             response
         }
-        Err(error) => error_response(&Status::internal(error)),
+        Err(status) => error_response(&status),
     }
 }
 
@@ -175,25 +175,19 @@ pub(crate) fn error_response(status: &Status) -> HttpResponse {
     (code, [(header::CONTENT_TYPE, JSON)], body).into_response()
 }
 
-macro_rules! handlers {
-    ($($name:ident: $service:ident.$method:ident($request:ty);)*) => {
-        $(async fn $name(
-            State(agent): State<Agent>,
-            JsonCall(request): JsonCall<$request>,
-        ) -> HttpResponse {
-            let charge = Charge::of(request.extensions());
-            encode_response(charge.as_ref(), $service(agent).$method(request).await)
-        })*
-    };
-}
-
-handlers! {
-    check_http: CheckHttpService.check_http(CheckHttpRequest);
-    check: CheckService.check(CheckRequest);
-    flow_end: CheckService.flow_end(FlowEndRequest);
-    cache_lookup: CheckService.cache_lookup(CacheLookupRequest);
-    cache_upsert: CheckService.cache_upsert(CacheUpsertRequest);
-    cache_delete: CheckService.cache_delete(CacheDeleteRequest);
+/// Returns the route of a call.
+fn call<M, R, F>(handle: fn(Agent, Call<M>) -> F) -> MethodRouter<Agent>
+where
+    M: NamedMessage + 'static,
+    R: NamedMessage + 'static,
+    F: Future<Output = Result<CallResponse<R>, Status>> + Send + 'static,
+{
+    post(
+        move |State(agent): State<Agent>, call: Call<M>| async move {
+            let charge = call.charge.clone();
+            encode_response(&charge, handle(agent, call).await)
+        },
+    )
 }
 
 /// The largest dynamic configuration in bytes. Real ones set a few values and are far smaller.

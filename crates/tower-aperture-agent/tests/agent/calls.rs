@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use prost::Message;
 use tonic::Code;
+use tonic::codec::CompressionEncoding;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -15,6 +16,7 @@ use tower_aperture::{ApertureClient, FlowDecision, FlowParams};
 use tower_aperture_agent::Agent;
 use tower_service::Service;
 
+use crate::caller::{Caller, SERVICE, bytes, code, grpc};
 use crate::support::{ONE_AT_A_TIME, Served, TWO, end_of, engine, request};
 
 #[tokio::test]
@@ -40,6 +42,61 @@ async fn the_answer_to_a_check_follows_the_policy() {
     assert_eq!(served.metric("flowcontrol_requests_total"), 3.0);
     assert_eq!(served.metric("flowcontrol_reject_reasons_total"), 1.0);
     served.stopped().await;
+}
+
+#[tokio::test]
+async fn a_compressed_call_is_decided_as_any_other() {
+    let served = Served::start(TWO).await;
+    let mut checks = served
+        .checks()
+        .await
+        .send_compressed(CompressionEncoding::Gzip);
+    for expected in [
+        DecisionType::Accepted,
+        DecisionType::Accepted,
+        DecisionType::Rejected,
+    ] {
+        let answer = checks.check(request("checkout")).await.expect("an answer");
+        assert_eq!(answer.get_ref().decision_type(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_call_with_no_message_or_with_two_is_refused_without_a_decision() {
+    let served = Served::start(TWO).await;
+    let mut caller = Caller::connect(&served, 1 << 16).await;
+    let one = grpc(&bytes(&request("checkout")));
+    let path = format!("{SERVICE}Check");
+    for body in [
+        Bytes::new(),
+        one.repeat(2).into(),
+        one.slice(..one.len() - 1),
+    ] {
+        let answer = caller.request("POST", &path, body).await;
+        let answer = answer.expect("an answer");
+        assert_eq!(code(answer.headers()), Some(Code::Internal));
+    }
+    assert_eq!(
+        caller.call(&path, bytes(&request("checkout"))).await.0,
+        Code::Ok
+    );
+    assert_eq!(served.metric("flowcontrol_requests_total"), 1.0);
+}
+
+#[tokio::test]
+async fn a_waiting_flow_holds_up_no_other_call_of_its_connection() {
+    let served = Served::start(ONE_AT_A_TIME).await;
+    let mut checks = served.checks().await;
+    let first = checks.check(request("render")).await.expect("an answer");
+    let mut waiting = checks.clone();
+    let waiting = tokio::spawn(async move { waiting.check(request("render")).await });
+    served.until_waiting(1.0).await;
+    let other = checks.check(request("elsewhere")).await.expect("an answer");
+    assert_eq!(other.get_ref().decision_type(), DecisionType::Accepted);
+    let end = end_of(first.get_ref());
+    checks.flow_end(end).await.expect("an answer");
+    let waited = waiting.await.expect("no panic").expect("an answer");
+    assert_eq!(waited.get_ref().decision_type(), DecisionType::Accepted);
 }
 
 #[tokio::test]
