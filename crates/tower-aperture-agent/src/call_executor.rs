@@ -2,16 +2,22 @@
 //!
 //! Most calls are decided at once, and a task costs more than such a decision: it wakes another
 //! thread, and its response wakes the connection again. So a connection first reads all calls that
-//! have arrived, then handles them in its own task, and then writes all responses together. A call
+//! have arrived, then handles them in its own task, and writes their responses in batches. A call
 //! that has to wait continues in a task.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 
 use hyper_util::rt::TokioExecutor;
+
+/// The calls that are handled before their responses are written, so that the caller can go on
+/// while the next ones are handled.
+const MAX_BATCH: usize = 16;
 
 type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -31,7 +37,17 @@ struct Collected {
 impl CallExecutor {
     /// Runs a connection, which executes calls with a clone of this executor.
     pub(super) async fn drive<C: Future>(&self, mut connection: Pin<&mut C>) -> C::Output {
-        poll_fn(|cx| self.poll(connection.as_mut(), cx)).await
+        let waker = Arc::new(ConnectionWaker::default());
+        let as_waker = Waker::from(Arc::clone(&waker));
+        poll_fn(|cx| {
+            waker.set_task(cx.waker());
+            self.poll(
+                connection.as_mut(),
+                &waker,
+                &mut Context::from_waker(&as_waker),
+            )
+        })
+        .await
     }
 
     /// Polls the connection, and the calls that it reads meanwhile, until both have to wait.
@@ -41,32 +57,77 @@ impl CallExecutor {
     fn poll<C: Future>(
         &self,
         mut connection: Pin<&mut C>,
+        waker: &ConnectionWaker,
         cx: &mut Context<'_>,
     ) -> Poll<C::Output> {
-        let mut calls = Vec::new();
+        let mut calls = VecDeque::new();
         loop {
             self.collect(true, &mut calls);
             let polled = connection.as_mut().poll(cx);
             self.collect(false, &mut calls);
             if polled.is_ready() {
-                calls.into_iter().for_each(spawn);
-                return polled;
+                calls.drain(..).for_each(spawn);
             }
             if calls.is_empty() {
-                // The next poll collects with the same capacity.
-                self.collect(false, &mut calls);
                 return polled;
             }
-            calls.drain(..).for_each(run);
+            waker.ignore_wakes(true);
+            let batch = calls.len().min(MAX_BATCH);
+            calls.drain(..batch).for_each(run);
+            waker.ignore_wakes(false);
         }
     }
 
-    /// Begins or ends collecting, and exchanges the collected calls with `calls`, which is empty
-    /// when collecting begins.
-    fn collect(&self, polling: bool, calls: &mut Vec<Call>) {
+    /// Begins or ends collecting. At the end, the collected calls are appended to `calls`.
+    fn collect(&self, polling: bool, calls: &mut VecDeque<Call>) {
         let mut collected = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         collected.polling = polling;
-        std::mem::swap(&mut collected.calls, calls);
+        calls.extend(collected.calls.drain(..));
+    }
+}
+
+/// The waker of a connection. It wakes the task of the connection, but not while that task handles
+/// calls.
+///
+/// A response wakes its connection to be written. The task polls the connection after the calls
+/// anyway; if it were woken, it would be scheduled once more, and another thread with it.
+struct ConnectionWaker {
+    ignores_wakes: AtomicBool,
+    task: Mutex<Waker>,
+}
+
+impl Default for ConnectionWaker {
+    fn default() -> Self {
+        Self {
+            ignores_wakes: AtomicBool::new(false),
+            task: Mutex::new(Waker::noop().clone()),
+        }
+    }
+}
+
+impl ConnectionWaker {
+    fn set_task(&self, waker: &Waker) {
+        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        task.clone_from(waker);
+    }
+
+    /// Begins or ends ignoring wakes. The connection must be polled after the end.
+    fn ignore_wakes(&self, ignore: bool) {
+        self.ignores_wakes.store(ignore, SeqCst);
+    }
+}
+
+impl Wake for ConnectionWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.ignores_wakes.load(SeqCst) {
+            let task = self.task.lock();
+            let task = task.unwrap_or_else(PoisonError::into_inner).clone();
+            task.wake();
+        }
     }
 }
 
@@ -164,6 +225,31 @@ mod tests {
         send.send(()).expect("the call waits");
         all_done.await.expect("the first call ends");
         assert_eq!(ended.load(Relaxed), 11);
+    }
+
+    #[tokio::test]
+    async fn a_wake_by_a_call_polls_its_connection_again_without_another_turn_of_the_task() {
+        let executor = CallExecutor::default();
+        let clone = executor.clone();
+        let (polls, turns) = (Arc::new(AtomicUsize::new(0)), AtomicUsize::new(0));
+        let polled = Arc::clone(&polls);
+        let connection = poll_fn(move |cx: &mut Context<'_>| {
+            let waker = cx.waker().clone();
+            match polled.fetch_add(1, Relaxed) {
+                0 => clone.execute(async move { waker.wake() }),
+                // Outside of calls, a wake means another turn.
+                1 => waker.wake(),
+                _ => return Poll::Ready(()),
+            }
+            Poll::Pending
+        });
+        let mut connection = std::pin::pin!(executor.drive(std::pin::pin!(connection)));
+        poll_fn(|cx| {
+            turns.fetch_add(1, Relaxed);
+            connection.as_mut().poll(cx)
+        })
+        .await;
+        assert_eq!((polls.load(Relaxed), turns.load(Relaxed)), (3, 2));
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 //! The figures are in the [module docs](crate#the-budget).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicIsize, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
@@ -36,7 +36,9 @@ const MEMORY_KINDS: [MemoryKind; 4] = [
 /// The limits that all connections of the process share.
 #[derive(Debug)]
 pub(super) struct MemoryBudget {
-    used: [AtomicUsize; MEMORY_KINDS.len()],
+    /// Below zero for a moment when bytes are returned by one thread before another, which took them
+    /// from the connection's account, has counted them here.
+    used: [AtomicIsize; MEMORY_KINDS.len()],
     limits: [usize; MEMORY_KINDS.len()],
     refused: Counter,
     log: LogThrottle,
@@ -65,12 +67,23 @@ impl MemoryBudget {
     /// new connection always finds some left. Incoming calls may take all that is left.
     fn take(&self, kind: MemoryKind, own: usize, bytes: usize) -> bool {
         let limit = self.limits[kind as usize];
+        let bytes = signed(bytes);
         let before = self.used[kind as usize].fetch_add(bytes, Relaxed);
-        let Some(left) = limit.checked_sub(before.saturating_add(bytes)) else {
+        let used = usize::try_from(before.saturating_add(bytes)).unwrap_or(0);
+        let Some(left) = limit.checked_sub(used) else {
             return false;
         };
         kind == MemoryKind::Incoming || own <= left
     }
+
+    fn give_back(&self, kind: MemoryKind, bytes: usize) {
+        self.used[kind as usize].fetch_sub(signed(bytes), Relaxed);
+    }
+}
+
+/// Returns a number of bytes, which is far below the limit of the type.
+fn signed(bytes: usize) -> isize {
+    isize::try_from(bytes).unwrap_or(isize::MAX)
 }
 
 /// The memory that one connection holds, and the calls and responses that decide when to close it.
@@ -149,7 +162,7 @@ impl ConnectionAccount {
         let before = self.used[kind as usize].fetch_sub(bytes, Relaxed);
         let after = before.saturating_sub(bytes).saturating_sub(ALLOWANCE_BYTES);
         let shared = before.saturating_sub(ALLOWANCE_BYTES) - after;
-        self.budget.used[kind as usize].fetch_sub(shared, Relaxed);
+        self.budget.give_back(kind, shared);
     }
 
     fn record_call_time(&self) {
@@ -314,7 +327,7 @@ mod tests {
         Arc::new(MemoryBudget::new(1 << 20, Counter::default()))
     }
 
-    fn used(budget: &MemoryBudget) -> usize {
+    fn used(budget: &MemoryBudget) -> isize {
         let used = budget.used.iter().map(|used| used.load(Relaxed));
         used.sum()
     }
@@ -377,6 +390,28 @@ mod tests {
         small
             .take(MemoryKind::Incoming, 1)
             .expect("within the shared limit again");
+    }
+
+    /// The calls of one connection may end on other threads than those on which they began, around
+    /// the allowance of the connection in particular.
+    #[test]
+    fn calls_on_several_threads_are_not_refused_while_little_is_held() {
+        let budget = budget();
+        let account = ConnectionAccount::new(&budget);
+        std::thread::scope(|scope| {
+            for bytes in [ALLOWANCE_BYTES - 100, 300, 400, 500] {
+                let account = &account;
+                scope.spawn(move || {
+                    for _ in 0..50_000 {
+                        let call = Charge::new(account, true);
+                        let taken = call.take(MemoryKind::Responses, bytes);
+                        taken.expect("much less than the shared limit");
+                    }
+                });
+            }
+        });
+        assert_eq!(used(&budget), 0);
+        assert_eq!(account.calls(), 0);
     }
 
     #[tokio::test(start_paused = true)]
