@@ -243,7 +243,8 @@ mod tests {
             }
             Poll::Pending
         });
-        let mut connection = std::pin::pin!(executor.drive(std::pin::pin!(connection)));
+        let connection = std::pin::pin!(connection);
+        let mut connection = std::pin::pin!(executor.drive(connection));
         poll_fn(|cx| {
             turns.fetch_add(1, Relaxed);
             connection.as_mut().poll(cx)
