@@ -170,8 +170,8 @@ mod tests {
 
     use super::*;
 
-    /// Runs a connection that reads these calls at once, and ends when it is polled again.
-    async fn drive(calls: Vec<Call>) {
+    /// Runs a connection that reads these calls at once, and ends when it is polled again and is over.
+    async fn drive(calls: Vec<Call>, is_over: impl Fn() -> bool) {
         let executor = CallExecutor::default();
         let clone = executor.clone();
         let mut calls = Some(calls);
@@ -180,7 +180,8 @@ mod tests {
                 calls.into_iter().for_each(|call| clone.execute(call));
                 Poll::Pending
             }
-            None => Poll::Ready(()),
+            None if is_over() => Poll::Ready(()),
+            None => Poll::Pending,
         });
         executor.drive(std::pin::pin!(connection)).await;
     }
@@ -195,7 +196,8 @@ mod tests {
                 threads.push(thread::current().id());
             })
         };
-        drive((0..100).map(|_| call() as Call).collect()).await;
+        let calls = (0..100).map(|_| call() as Call).collect();
+        drive(calls, || threads.lock().expect("no panic").len() == 100).await;
         assert_eq!(
             *threads.lock().expect("no panic"),
             [thread::current().id(); 100]
@@ -220,7 +222,7 @@ mod tests {
                 last.fetch_add(1, Relaxed);
             }),
         ];
-        drive(calls).await;
+        drive(calls, || true).await;
         assert_eq!(ended.load(Relaxed), 1, "the first call waits");
         send.send(()).expect("the call waits");
         all_done.await.expect("the first call ends");
@@ -259,6 +261,6 @@ mod tests {
         CallExecutor::default()
             .execute(async move { send.send(()).expect("the test waits for it") });
         receive.await.expect("the call ran");
-        drive(vec![Box::pin(ready(()))]).await;
+        drive(vec![Box::pin(ready(()))], || true).await;
     }
 }
