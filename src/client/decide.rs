@@ -189,8 +189,12 @@ impl ApertureClient {
             &mut undecided,
             |ticket| ticket_kind(ticket).into(),
             |pending| {
-                let kind = pending_kind(pending);
-                self.pending(timer.take(), control_point.name(), params, kind)
+                self.pending(
+                    timer.take(),
+                    control_point.name(),
+                    params,
+                    pending_kind(pending),
+                )
             },
         );
         self.count_losses(labels.losses());
