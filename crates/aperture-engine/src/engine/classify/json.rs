@@ -253,7 +253,7 @@ mod tests {
     use super::*;
 
     thread_local! {
-        /// How many bytes of documents this thread has read.
+        /// Counts the bytes of documents that this thread has read.
         pub(super) static READ_BYTES: Cell<usize> = const { Cell::new(0) };
     }
 
